@@ -1,0 +1,1 @@
+"""KV Workbench: watch a language model's memory work."""

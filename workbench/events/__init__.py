@@ -1,0 +1,21 @@
+"""Events are the truth: typed events, the bus they travel on, and the reducer that rebuilds the state from them."""
+
+from workbench.events.bus import EventBus, Gap, QueuedSubscription, Subscription
+from workbench.events.page_map import InvalidEventError, PageMap, RequestStatus
+from workbench.events.types import SCHEMA_VERSION, AnyEvent, Cause, EventBatch, FinishReason, LiveWaste
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AnyEvent",
+    "Cause",
+    "EventBatch",
+    "EventBus",
+    "FinishReason",
+    "Gap",
+    "InvalidEventError",
+    "LiveWaste",
+    "PageMap",
+    "QueuedSubscription",
+    "RequestStatus",
+    "Subscription",
+]

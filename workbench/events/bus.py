@@ -1,0 +1,173 @@
+"""The event bus: the engine emits, subscribers get each step's events as one batch at its end.
+
+A subscriber can not slow the engine down by being slow (use `EventBus.queue`) and can not break it by raising.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from workbench.events.page_map import PageMap
+from workbench.events.types import AnyEvent, EventBatch
+
+log = logging.getLogger(__name__)
+
+Subscriber = Callable[[EventBatch], None]
+
+
+@dataclass
+class Subscription:
+    """A callback's place on the bus.
+
+    Attributes:
+        errors: how many batches made the callback raise.
+        last_error: the latest of these exceptions.
+    """
+
+    callback: Subscriber
+    errors: int = 0
+    last_error: Exception | None = None
+    _bus: EventBus | None = field(default=None, repr=False)
+
+    def close(self) -> None:
+        """Takes the callback off the bus. Calling it again does nothing."""
+        if self._bus is not None:
+            self._bus._remove(self)
+            self._bus = None
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Stands for ``count`` batches that a queue had no room for. ``snapshot`` is the state after them."""
+
+    count: int
+    snapshot: PageMap
+
+
+class QueuedSubscription:
+    """A bounded queue between the engine and a slower reader in another thread.
+
+    The first thing in it is a snapshot (a `Gap` of 0 batches). When the reader falls more than ``capacity`` batches
+    behind, the whole backlog gives way to one `Gap` with the number of lost batches and the state after them: the
+    reader knows that it missed something, and can go on from there.
+    """
+
+    def __init__(self, bus: EventBus, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity={capacity}: must be at least 1")
+        self._bus = bus
+        self._capacity = capacity
+        self._ready = threading.Condition()
+        self._items: deque[EventBatch] = deque()
+        self._gap: Gap | None = Gap(0, bus.page_map.copy())
+        self.dropped = 0
+        self._subscription = bus.subscribe(self._push)
+
+    def _push(self, batch: EventBatch) -> None:
+        with self._ready:
+            if len(self._items) < self._capacity:
+                self._items.append(batch)
+            else:
+                lost = len(self._items) + 1 + (self._gap.count if self._gap else 0)
+                self.dropped += len(self._items) + 1
+                self._items.clear()
+                self._gap = Gap(lost, self._bus.page_map.copy())
+            self._ready.notify()
+
+    def get(self, timeout: float | None = None) -> EventBatch | Gap | None:
+        """The next batch or gap, oldest first; None if nothing came within ``timeout`` seconds."""
+        with self._ready:
+            if not self._ready.wait_for(lambda: self._gap is not None or self._items, timeout):
+                return None
+            if self._gap is not None:
+                gap, self._gap = self._gap, None
+                return gap
+            return self._items.popleft()
+
+    def close(self) -> None:
+        """Takes the queue off the bus; what it holds can still be read."""
+        self._subscription.close()
+
+
+class EventBus:
+    """In-process event bus of one engine. Emitting and flushing belong to the engine's thread.
+
+    Attributes:
+        page_map: the state after the last flushed batch, kept by the bus so that anybody can join late.
+        flush_ns: time spent delivering batches so far, subscribers included.
+    """
+
+    def __init__(self) -> None:
+        self.page_map = PageMap()
+        self.flush_ns = 0
+        self._pending: list[AnyEvent] = []
+        self._subscriptions: list[Subscription] = []
+        self._lock = threading.Lock()
+        self._started_ns = time.perf_counter_ns()
+        self._step = 0
+        self._next_seq = 0
+
+    def emit(self, event: AnyEvent) -> None:
+        """Stamps an event and keeps it for the end of the step."""
+        event.seq = self._next_seq
+        event.step = self._step
+        event.t_ns = time.perf_counter_ns() - self._started_ns
+        self._next_seq += 1
+        self._pending.append(event)
+
+    def begin_step(self, step: int) -> None:
+        """From here on events belong to ``step``; so do those that were emitted since the last flush."""
+        self._step = step
+        for event in self._pending:
+            event.step = step
+
+    def flush(self) -> EventBatch:
+        """Hands the step's events to the reducer, then to every subscriber, and returns them."""
+        started = time.perf_counter_ns()
+        batch = EventBatch(self._step, self._pending)
+        self._pending = []
+        self.page_map.apply_all(batch.events)
+        with self._lock:
+            subscriptions = list(self._subscriptions)
+        for subscription in subscriptions:
+            try:
+                subscription.callback(batch)
+            except Exception as error:
+                subscription.errors += 1
+                subscription.last_error = error
+                log.exception("event subscriber %r failed on step %d", subscription.callback, batch.step)
+        self.flush_ns += time.perf_counter_ns() - started
+        return batch
+
+    def subscribe(self, callback: Subscriber, on_snapshot: Callable[[PageMap], None] | None = None) -> Subscription:
+        """Calls ``callback(batch)`` at the end of every step, in the engine's thread.
+
+        A late subscriber needs to know what happened before: ``on_snapshot`` is called once, now, with a copy of the
+        state that the first batch will build on.
+        """
+        subscription = Subscription(callback, _bus=self)
+        if on_snapshot is not None:
+            on_snapshot(self.page_map.copy())
+        with self._lock:
+            self._subscriptions.append(subscription)
+        return subscription
+
+    def queue(self, capacity: int = 256) -> QueuedSubscription:
+        """A bounded queue for a reader in another thread (see `QueuedSubscription`)."""
+        return QueuedSubscription(self, capacity)
+
+    def _remove(self, subscription: Subscription) -> None:
+        with self._lock:
+            if subscription in self._subscriptions:
+                self._subscriptions.remove(subscription)
