@@ -233,6 +233,7 @@ class PageMap(msgspec.Struct):
     def _request_preempted(self, event: ev.RequestPreempted) -> None:
         self.running.remove(event.request)
         self.waiting.insert(0, event.request)
+        self.blocked = None
         state = self.requests[event.request]
         state.status = RequestStatus.PREEMPTED
         state.preemptions += 1

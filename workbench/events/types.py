@@ -168,7 +168,7 @@ class RequestAdmitted(Event):
 
 
 class AdmissionBlocked(Event):
-    """The request at the head of the queue has to wait. Sent when it, or the cause, changes.
+    """The request at the head of the queue has to wait. Sent when anything about that changes.
 
     ``needed`` and ``available`` are pages (paged) or slots (contiguous: the largest free region), or requests when
     the cause is `Cause.MAX_RUNNING`.

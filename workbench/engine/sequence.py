@@ -1,0 +1,103 @@
+"""A request on its way through the engine, and its text as it grows."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenizers.decoders import DecodeStream
+
+from workbench.engine.sampling_params import SamplingParams
+from workbench.events.types import FinishReason
+
+
+@dataclass
+class Sequence:
+    """One sequence of tokens: a prompt and what was generated for it.
+
+    Invariant: the keys and values of ``token_ids[:num_computed_tokens]`` lie in KV memory. A decode computes the one
+    token that is missing and samples the next; a prefill computes up to all of them, and samples when none is missing.
+    """
+
+    request: int
+    sequence: int
+    prompt: str
+    params: SamplingParams
+    token_ids: list[int]
+    num_prompt_tokens: int
+    max_tokens: int
+    random: random.Random
+    text: TextStream
+    queued_step: int = 0
+    num_computed_tokens: int = 0
+    #: tokens that had been computed before a preemption: computing them again is `Cause.RECOMPUTE`
+    num_lost_tokens: int = 0
+    was_preempted: bool = False
+    logprobs: list[dict[int, float]] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def output_token_ids(self) -> list[int]:
+        return self.token_ids[self.num_prompt_tokens :]
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+
+class TextStream:
+    """Turns generated tokens into text that may be shown: whole characters, and nothing of a stop string.
+
+    The pieces that `push` and `finish` return, joined, are the decoded output up to the stop string.
+    """
+
+    def __init__(self, tokenizer: Any, stop: tuple[str, ...] = ()) -> None:
+        self._tokenizer = getattr(tokenizer, "backend_tokenizer", None)
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stop = stop
+        #: Characters that may be the beginning of a stop string have to wait.
+        self._hold = max((len(s) for s in stop), default=1) - 1
+        self._token_ids: list[int] = []
+        self._decoded = ""
+        self._shown = 0
+
+    @property
+    def text(self) -> str:
+        """All that was shown so far."""
+        return self._decoded[: self._shown]
+
+    def push(self, token_id: int) -> tuple[str, bool]:
+        """Takes one token; returns what can be shown now, and whether a stop string is complete."""
+        if self._tokenizer is None:
+            return "", False
+        self._token_ids.append(token_id)
+        piece = self._stream.step(self._tokenizer, token_id)
+        if not piece:
+            return "", False
+        searched_from = max(0, len(self._decoded) - self._hold)
+        self._decoded += piece
+        ends = [at for at in (self._decoded.find(s, searched_from) for s in self._stop) if at >= 0]
+        if ends:
+            self._decoded = self._decoded[: min(ends)]
+            return self._show(len(self._decoded)), True
+        return self._show(len(self._decoded) - self._hold), False
+
+    def finish(self, stopped: bool) -> str:
+        """Returns what was held back. After a stop string there is nothing; else an unfinished character may remain."""
+        if not stopped and self._tokenizer is not None:
+            self._decoded = self._tokenizer.decode(self._token_ids, skip_special_tokens=True)
+        return self._show(len(self._decoded))
+
+    def _show(self, end: int) -> str:
+        piece = self._decoded[self._shown : max(end, self._shown)]
+        self._shown = max(end, self._shown)
+        return piece

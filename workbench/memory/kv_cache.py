@@ -1,0 +1,46 @@
+"""The tensors behind the books: one allocation per tier, cut into a K and a V pool for every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class LayerShape(Protocol):
+    """What a layer keeps per token."""
+
+    @property
+    def num_kv_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def value_head_dim(self) -> int: ...
+
+
+def allocate_kv_cache(
+    layers: Sequence[LayerShape], num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """K and V of every layer, each ``[num_blocks, block_size, num_kv_heads, head_dim]``, views of one allocation.
+
+    Raises:
+        MemoryError: the device has not that much memory; nothing is kept.
+    """
+    shapes = [
+        (num_blocks, block_size, layer.num_kv_heads, dim)
+        for layer in layers
+        for dim in (layer.head_dim, layer.value_head_dim)
+    ]
+    sizes = [n * b * h * d for n, b, h, d in shapes]
+    try:
+        # Zeros, not empty memory: a padded table entry is read and masked, and NaN times 0 would still be NaN.
+        arena = torch.zeros(sum(sizes), dtype=dtype, device=device)
+    except RuntimeError as error:
+        needed = sum(sizes) * dtype.itemsize / 2**20
+        raise MemoryError(
+            f"num_blocks={num_blocks}: the KV pool needs {needed:,.0f} MiB on {device}: {error}"
+        ) from error
+    views = [part.view(shape) for part, shape in zip(arena.split(sizes), shapes, strict=True)]
+    return list(zip(views[::2], views[1::2], strict=True))

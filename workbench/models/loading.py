@@ -1,0 +1,227 @@
+"""Loading a model and making sure that its attention really runs on our pages.
+
+A model is "tiny" (bundled), a local directory, or a hub id. Before any KV memory is taken it is examined: every layer
+must reach the hook exactly once, and on a short text the logits must agree with those of the model's own attention.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from workbench.events.types import ModelGeometry
+from workbench.models import hook
+from workbench.models.hook import GeometryProbe, HookError, LayerGeometry, PagedBatch
+
+BUNDLED = "tiny"
+_BUNDLED_DIR = Path(__file__).with_name("tiny")
+
+#: The examination's text: long enough for two pages and some decoding, short enough to cost nothing.
+_PROBE_TOKENS, _PROBE_DECODES, _PROBE_BLOCK_SIZE = 11, 3, 4
+
+
+class UnsupportedModelError(ValueError):
+    """This architecture can't run on pages. The message names it and says why."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Weights, tokenizer and geometry. Shareable: any number of engines and threads may use one.
+
+    Attributes:
+        layers: per layer, what it keeps per token.
+        max_positions: the longest sequence that the model was made for, in tokens; None if it doesn't say.
+    """
+
+    name: str
+    model: nn.Module
+    tokenizer: Any
+    layers: tuple[LayerGeometry, ...]
+    geometry: ModelGeometry
+    device: torch.device
+    dtype: torch.dtype
+    max_positions: int | None
+    eos_token_ids: frozenset[int]
+    takes_logits_to_keep: bool
+
+    def forward(self, input_ids: Tensor, positions: Tensor, batch: PagedBatch, logit_rows: Tensor) -> Tensor:
+        """Logits ``[len(logit_rows), vocab_size]`` of packed tokens; ``input_ids`` and ``positions`` ``[num_tokens]``.
+
+        Keys and values of all tokens are stored on the way.
+        """
+        kwargs: dict[str, Any] = {"logits_to_keep": logit_rows} if self.takes_logits_to_keep else {}
+        logits: Tensor = self.model(
+            input_ids=input_ids[None], position_ids=positions[None], use_cache=False, paged_batch=batch, **kwargs
+        ).logits[0]
+        return logits if self.takes_logits_to_keep else logits[logit_rows]
+
+
+def pick_device(device: str) -> torch.device:
+    """ "auto" means the first of cuda, mps, cpu that is there.
+
+    Raises:
+        ValueError: the named device is not available.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, there in available.items() if there))
+    if not available.get(device, False):
+        there = ", ".join(name for name, is_there in available.items() if is_there)
+        raise ValueError(f"device={device!r}: not available here; allowed: auto, {there}")
+    return torch.device(device)
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """ "auto" means float32 on a CPU (half types are slow or inexact there) and bfloat16 elsewhere."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    allowed = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in allowed:
+        raise ValueError(f"dtype={dtype!r}: allowed are auto, {', '.join(allowed)}")
+    return allowed[dtype]
+
+
+def load_model(name: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    """Loads "tiny", a local directory or a hub id, and examines it. Only a hub id may use the network.
+
+    Raises:
+        UnsupportedModelError: the architecture can't be hooked.
+        ValueError: there is no such model, device or dtype.
+    """
+    target_device = pick_device(device)
+    target_dtype = pick_dtype(dtype, target_device)
+    source = str(_BUNDLED_DIR) if name == BUNDLED else name
+    if name.startswith((".", "/", "~")) or "\\" in name:
+        source = str(Path(name).expanduser())
+        if not Path(source).is_dir():
+            raise ValueError(f"model={name!r}: no such directory; allowed are 'tiny', a model directory, or a hub id")
+    is_local = Path(source).is_dir()
+    try:
+        config = AutoConfig.from_pretrained(source, local_files_only=is_local)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=target_dtype, local_files_only=is_local
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=is_local)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model={name!r}: could not be loaded: {error}") from error
+    return prepare_model(model.to(target_device), tokenizer, name)
+
+
+def prepare_model(model: Any, tokenizer: Any, name: str) -> LoadedModel:
+    """Examines a transformers causal language model and switches its attention to the hook.
+
+    Raises:
+        UnsupportedModelError: with the architecture's name and the reason; no KV memory has been taken.
+    """
+    architecture = type(model).__name__
+    model.eval().requires_grad_(False)
+    text_config = model.config.get_text_config()
+    try:
+        layers = _examine(model, text_config)
+    except UnsupportedModelError:
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise UnsupportedModelError(f"{architecture} can't run on a paged KV cache: {reason}") from error
+    parameter = next(model.parameters())
+    itemsize = parameter.dtype.itemsize
+    first = layers[0]
+    geometry = ModelGeometry(
+        name=name,
+        architecture=architecture,
+        num_layers=len(layers),
+        num_heads=first.num_heads,
+        num_kv_heads=first.num_kv_heads,
+        head_dim=first.head_dim,
+        vocab_size=text_config.vocab_size,
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        kv_bytes_per_token=sum(g.num_kv_heads * (g.head_dim + g.value_head_dim) for g in layers) * itemsize,
+    )
+    eos = getattr(model.generation_config, "eos_token_id", None)
+    eos_ids = frozenset([eos] if isinstance(eos, int) else eos or [])
+    return LoadedModel(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        layers=layers,
+        geometry=geometry,
+        device=parameter.device,
+        dtype=parameter.dtype,
+        max_positions=getattr(text_config, "max_position_embeddings", None),
+        eos_token_ids=eos_ids,
+        takes_logits_to_keep="logits_to_keep" in _forward_parameters(model),
+    )
+
+
+def _forward_parameters(model: Any) -> set[str]:
+    return set(inspect.signature(model.forward).parameters)
+
+
+@torch.inference_mode()
+def _examine(model: Any, text_config: Any) -> tuple[LayerGeometry, ...]:
+    """Compares the hook with the model's own attention; returns every layer's geometry."""
+    architecture = type(model).__name__
+    num_layers = text_config.num_hidden_layers
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(text_config.vocab_size, (_PROBE_TOKENS,), generator=generator).to(device)
+    positions = torch.arange(_PROBE_TOKENS, device=device)
+    expected = model(input_ids=ids[None], use_cache=False).logits[0].float()
+
+    hook.register()
+    try:
+        model.set_attn_implementation(hook.ATTENTION_NAME)
+        probe = GeometryProbe()
+        model(input_ids=ids[None], position_ids=positions[None], use_cache=False, paged_batch=probe)
+    except (KeyError, TypeError, ValueError, AttributeError, HookError) as error:
+        raise UnsupportedModelError(
+            f"{architecture} can't run on a paged KV cache: it does not use transformers' attention interface "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    if sorted(probe.layers) != list(range(num_layers)) or probe.calls != num_layers:
+        raise UnsupportedModelError(
+            f"{architecture} can't run on a paged KV cache: {len(probe.layers)} of its {num_layers} layers use "
+            f"transformers' attention interface ({probe.calls} calls); the others keep their state elsewhere"
+        )
+    layers = tuple(probe.layers[index] for index in range(num_layers))
+    actual = _run_on_probe_pages(model, layers, ids, positions)
+    scale = expected.abs().max()
+    tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 8e-2
+    deviation = (actual - expected).abs().max() / scale
+    if not deviation <= tolerance:
+        raise UnsupportedModelError(
+            f"{architecture} can't run on a paged KV cache: on a test of {_PROBE_TOKENS} tokens its logits differ from "
+            f"those of its own attention by {deviation:.2%} of their range (allowed {tolerance:.1%})"
+        )
+    return layers
+
+
+def _run_on_probe_pages(model: Any, layers: tuple[LayerGeometry, ...], ids: Tensor, positions: Tensor) -> Tensor:
+    """A prefill, then single decodes, on a tiny pool with its pages in reverse order."""
+    parameter = next(model.parameters())
+    blocks = -(-_PROBE_TOKENS // _PROBE_BLOCK_SIZE)
+    caches = [
+        (
+            parameter.new_zeros(blocks, _PROBE_BLOCK_SIZE, g.num_kv_heads, g.head_dim),
+            parameter.new_zeros(blocks, _PROBE_BLOCK_SIZE, g.num_kv_heads, g.value_head_dim),
+        )
+        for g in layers
+    ]
+    table = torch.arange(blocks - 1, -1, -1, device=ids.device)[None]
+    logits = []
+    chunks = [(0, _PROBE_TOKENS - _PROBE_DECODES)] + [
+        (p, p + 1) for p in range(_PROBE_TOKENS - _PROBE_DECODES, _PROBE_TOKENS)
+    ]
+    for start, stop in chunks:
+        here = positions[start:stop]
+        slots = table[0, here // _PROBE_BLOCK_SIZE] * _PROBE_BLOCK_SIZE + here % _PROBE_BLOCK_SIZE
+        batch = PagedBatch(caches, slots, table, [stop], [stop - start], num_decodes=int(start > 0))
+        output = model(input_ids=ids[None, start:stop], position_ids=here[None], use_cache=False, paged_batch=batch)
+        logits.append(output.logits[0].float())
+    return torch.cat(logits)
