@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence as Seq
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 
 from workbench.engine.config import ConfigError, EngineConfig
 from workbench.engine.outputs import CompletionOutput, RequestOutput
@@ -219,11 +220,8 @@ class LLM:
             params: one for all, or one per prompt.
             on_step: called after every step, to show progress.
         """
-        many: list[Prompt]
-        if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
-            many = [prompts]  # type: ignore[list-item]
-        else:
-            many = list(prompts)  # type: ignore[arg-type]
+        is_one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+        many = cast("list[Prompt]", [prompts] if is_one else list(prompts))
         each = list(params) if isinstance(params, Seq) else [params or SamplingParams()] * len(many)
         if len(each) != len(many):
             raise ConfigError(f"params: {len(each)} given for {len(many)} prompts; give one, or one per prompt")

@@ -24,7 +24,7 @@ class Sampled:
 
 
 def _penalise_repetition(logits: Tensor, sequences: Seq[Sequence]) -> None:
-    """Divides positive and multiplies negative logits of tokens that occurred, in place (Keskar et al., 2019, eq. 1)."""
+    """Divides positive, multiplies negative logits of tokens that occurred, in place (Keskar et al., 2019)."""
     for row, sequence in enumerate(sequences):
         penalty = sequence.params.repetition_penalty
         if penalty != 1.0:

@@ -20,9 +20,10 @@ END_OF_TEXT = "<|endoftext|>"
 
 #: A line at least this long was broken by a typesetter, not by its author: verse and dialogue lines are shorter.
 _WRAPPED_LINE_CHARS = 50
-#: Every work gives one slice of this many characters out of each ``_SLICE_EVERY`` to each held-out set.
-_SLICE_CHARS = 8_000
-_SLICE_EVERY = 400_000
+#: Every work gives one slice of this many characters out of each ``_SLICE_EVERY`` to each held-out set. That is more
+#: than 4,096 tokens, so that the last position of the longest window can be tested on one passage.
+_SLICE_CHARS = 16_000
+_SLICE_EVERY = 800_000
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ def _cut(text: str, start: int, stop: int) -> tuple[str, str, str]:
 def split(name: str, language: str, text: str) -> Document:
     """Splits one work into training, validation and test text, the last two from the middle of its passages.
 
-    A work shorter than ``_SLICE_CHARS * 8`` gives a tenth of itself to each held-out set instead.
+    A work shorter than ``_SLICE_CHARS * 16`` gives a sixteenth of itself to each held-out set instead.
     """
-    size = _SLICE_CHARS if len(text) >= _SLICE_CHARS * 8 else len(text) // 10
+    size = min(_SLICE_CHARS, len(text) // 16)
     document = Document(name, language, [], [], [])
     for start in range(0, len(text), _SLICE_EVERY):
         passage = text[start : start + _SLICE_EVERY]
@@ -82,8 +83,8 @@ def read_corpus(folder: Path) -> list[Document]:
     if not works:
         raise FileNotFoundError(f"--corpus {folder}: expected text files named like 'en-austen.txt', found none")
     documents = [split(path.stem, path.stem[:2], clean(path.read_text(encoding="utf-8"))) for path in works]
-    for path in sorted((folder / "udhr").glob("*.txt")):
-        documents.append(split(f"udhr/{path.stem}", "udhr", clean(path.read_text(encoding="utf-8"))))
+    declarations = sorted((folder / "udhr").glob("*.txt"))
+    documents += [split(f"udhr/{path.stem}", "udhr", clean(path.read_text(encoding="utf-8"))) for path in declarations]
     return documents
 
 

@@ -7,6 +7,7 @@ must reach the hook exactly once, and on a short text the logits must agree with
 from __future__ import annotations
 
 import inspect
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from workbench.events.types import ModelGeometry
 from workbench.models import hook
 from workbench.models.hook import GeometryProbe, HookError, LayerGeometry, PagedBatch
+from workbench.models.packed_linear import pack_linear_layers
+
+log = logging.getLogger(__name__)
 
 BUNDLED = "tiny"
 _BUNDLED_DIR = Path(__file__).with_name("tiny")
@@ -87,8 +91,10 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return allowed[dtype]
 
 
-def load_model(name: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+def load_model(name: str, device: str = "auto", dtype: str = "auto", pack: bool = True) -> LoadedModel:
     """Loads "tiny", a local directory or a hub id, and examines it. Only a hub id may use the network.
+
+    ``pack``: see `prepare_model`.
 
     Raises:
         UnsupportedModelError: the architecture can't be hooked.
@@ -110,11 +116,13 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=is_local)
     except (OSError, ValueError) as error:
         raise ValueError(f"model={name!r}: could not be loaded: {error}") from error
-    return prepare_model(model.to(target_device), tokenizer, name)
+    return prepare_model(model.to(target_device), tokenizer, name, pack)
 
 
-def prepare_model(model: Any, tokenizer: Any, name: str) -> LoadedModel:
-    """Examines a transformers causal language model and switches its attention to the hook.
+def prepare_model(model: Any, tokenizer: Any, name: str, pack: bool = True) -> LoadedModel:
+    """Examines a transformers causal language model and switches its attention to the hook, in place.
+
+    ``pack``: on a CPU, also keep the linear layers in a layout that is faster for decoding (`packed_linear`).
 
     Raises:
         UnsupportedModelError: with the architecture's name and the reason; no KV memory has been taken.
@@ -123,7 +131,7 @@ def prepare_model(model: Any, tokenizer: Any, name: str) -> LoadedModel:
     model.eval().requires_grad_(False)
     text_config = model.config.get_text_config()
     try:
-        layers = _examine(model, text_config)
+        layers = _examine(model, text_config, pack)
     except UnsupportedModelError:
         raise
     except Exception as error:
@@ -164,8 +172,8 @@ def _forward_parameters(model: Any) -> set[str]:
 
 
 @torch.inference_mode()
-def _examine(model: Any, text_config: Any) -> tuple[LayerGeometry, ...]:
-    """Compares the hook with the model's own attention; returns every layer's geometry."""
+def _examine(model: Any, text_config: Any, pack: bool) -> tuple[LayerGeometry, ...]:
+    """Switches the model to the hook, compares it with the model as it was; returns every layer's geometry."""
     architecture = type(model).__name__
     num_layers = text_config.num_hidden_layers
     device = next(model.parameters()).device
@@ -190,19 +198,40 @@ def _examine(model: Any, text_config: Any) -> tuple[LayerGeometry, ...]:
             f"transformers' attention interface ({probe.calls} calls); the others keep their state elsewhere"
         )
     layers = tuple(probe.layers[index] for index in range(num_layers))
-    actual = _run_on_probe_pages(model, layers, ids, positions)
-    scale = expected.abs().max()
     tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 8e-2
-    deviation = (actual - expected).abs().max() / scale
+    deviation = _deviation(model, layers, ids, expected)
     if not deviation <= tolerance:
         raise UnsupportedModelError(
             f"{architecture} can't run on a paged KV cache: on a test of {_PROBE_TOKENS} tokens its logits differ from "
             f"those of its own attention by {deviation:.2%} of their range (allowed {tolerance:.1%})"
         )
+    if pack:
+        _pack_if_equal(model, layers, ids, expected, tolerance)
     return layers
 
 
-def _run_on_probe_pages(model: Any, layers: tuple[LayerGeometry, ...], ids: Tensor, positions: Tensor) -> Tensor:
+def _pack_if_equal(
+    model: Any, layers: tuple[LayerGeometry, ...], ids: Tensor, expected: Tensor, tolerance: float
+) -> None:
+    """Packs the linear layers, and takes that back should a model not work with it: it is only for speed."""
+    replaced = pack_linear_layers(model)
+    try:
+        equal = _deviation(model, layers, ids, expected) <= tolerance
+    except (RuntimeError, TypeError, AttributeError) as error:
+        log.warning("%s runs with unpacked weights, more slowly: %s", type(model).__name__, str(error).split("\n")[0])
+        equal = False
+    if not equal:
+        for name, linear in replaced.items():
+            model.set_submodule(name, linear)
+
+
+def _deviation(model: Any, layers: tuple[LayerGeometry, ...], ids: Tensor, expected: Tensor) -> float:
+    """Largest difference from the expected logits ``[num_tokens, vocab_size]``, as a share of their range."""
+    actual = _run_on_probe_pages(model, layers, ids)
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
+
+
+def _run_on_probe_pages(model: Any, layers: tuple[LayerGeometry, ...], ids: Tensor) -> Tensor:
     """A prefill, then single decodes, on a tiny pool with its pages in reverse order."""
     parameter = next(model.parameters())
     blocks = -(-_PROBE_TOKENS // _PROBE_BLOCK_SIZE)
@@ -213,6 +242,7 @@ def _run_on_probe_pages(model: Any, layers: tuple[LayerGeometry, ...], ids: Tens
         )
         for g in layers
     ]
+    positions = torch.arange(_PROBE_TOKENS, device=ids.device)
     table = torch.arange(blocks - 1, -1, -1, device=ids.device)[None]
     logits = []
     chunks = [(0, _PROBE_TOKENS - _PROBE_DECODES)] + [

@@ -30,15 +30,23 @@ def write_model_card(
     path: Path,
     documents: Sequence[Document],
     bits_per_byte: Mapping[str, float],
+    by_position: tuple[Sequence[float], int],
     samples: Mapping[str, str],
     config: Mapping[str, object],
     parameters: int,
     minutes: float,
 ) -> None:
-    """Writes ``path``. ``bits_per_byte`` is measured on test text that neither training nor tuning has seen."""
+    """Writes ``path``.
+
+    ``bits_per_byte`` is measured on test text that neither training nor tuning has seen. ``by_position`` is the same
+    in equal ranges of the model's positions, and the number of passages that it was measured on.
+    """
     works = "\n".join(_describe(d) for d in documents if d.language != "udhr")
     declarations = sum(d.language == "udhr" for d in documents)
     scores = "\n".join(f"| {_LANGUAGES.get(k, 'UDHR, all languages')} | {v:.3f} |" for k, v in bits_per_byte.items())
+    ranges, passages = by_position
+    width = int(str(config["max_positions"])) // len(ranges)
+    positions = "\n".join(f"| {i * width:,} to {(i + 1) * width:,} | {bits:.3f} |" for i, bits in enumerate(ranges))
     settings = "\n".join(f"| `{name}` | {value} |" for name, value in config.items())
     quotes = "\n\n".join("> " + text.replace("\n", "\n> ") for text in samples.values())
     path.write_text(
@@ -63,6 +71,13 @@ weights in bfloat16):
 | language | bits per byte |
 |---|---|
 {scores}
+
+It works up to its last position. The same, by position, on the {passages} test passages that are long enough (all
+languages together, each read from its start in one window):
+
+| positions | bits per byte |
+|---|---|
+{positions}
 
 ## Samples at temperature 0.8 (not chosen: seed 0, the prompt is the beginning)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -133,12 +134,40 @@ def bits_per_byte(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, t
     device = model.device
     nats = 0.0
     for text in texts:
-        ids = torch.tensor([tokenizer.eos_token_id, *tokenizer.encode(text)], device=device)
+        ids = torch.tensor([tokenizer.eos_token_id, *tokenizer.encode(text, verbose=False)], device=device)
         for start in range(0, len(ids) - 1, 2048):
             window = ids[start : start + 2049]
             logits = model(window[None, :-1]).logits[0].float()
             nats += F.cross_entropy(logits, window[1:], reduction="sum").item()
     return nats / math.log(2) / sum(len(text.encode()) for text in texts)
+
+
+@torch.inference_mode()
+def bits_per_byte_by_position(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str], positions: int, parts: int = 4
+) -> tuple[list[float], int]:
+    """Bits per UTF-8 byte in each of ``parts`` equal ranges of the positions ``0 .. positions``.
+
+    Every text is read from its start in one window. Texts with fewer than ``positions`` tokens are left out; the
+    number of those that count is returned too.
+    """
+    device = model.device
+    nats = torch.zeros(positions, dtype=torch.float64)
+    sizes = torch.zeros(positions, dtype=torch.float64)
+    counted = 0
+    for text in texts:
+        ids = tokenizer.encode(text, verbose=False)[:positions]
+        if len(ids) < positions:
+            continue
+        targets = torch.tensor(ids, device=device)
+        inputs = torch.tensor([tokenizer.eos_token_id, *ids[:-1]], device=device)
+        logits = model(inputs[None]).logits[0].float()
+        nats += F.cross_entropy(logits, targets, reduction="none").double().cpu()
+        # A byte-level token is written with one character for each of its bytes.
+        sizes += torch.tensor([len(token) for token in tokenizer.convert_ids_to_tokens(ids)])
+        counted += 1
+    bits = nats.view(parts, -1).sum(1) / math.log(2) / sizes.view(parts, -1).sum(1)
+    return bits.tolist(), counted
 
 
 def _learning_rate(config: TrainingConfig, step: int) -> float:
@@ -227,31 +256,46 @@ def main() -> None:
     documents = read_corpus(args.corpus)
     tokenizer = train_tokenizer(documents, config.vocab_size)
     eos = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-    sampler = WindowSampler(documents, tokenizer.encode, eos, config.language_power)
+    encode = functools.partial(tokenizer.encode, verbose=False)
+    sampler = WindowSampler(documents, encode, eos, config.language_power)
     model = build_model(config, eos).to(args.device)
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"{parameters / 1e6:.1f} M parameters, {sampler.num_tokens / 1e6:.2f} M training tokens, {config}", flush=True)
+    print(
+        f"{parameters / 1e6:.1f} M parameters, {sampler.num_tokens / 1e6:.2f} M training tokens, {config}", flush=True
+    )
     validation = held_out(documents, "validation")
     started = time.monotonic()
+    evaluating = 0.0
 
     def report(step: int, loss: float, average: LlamaForCausalLM) -> None:
+        nonlocal evaluating
+        begun = time.monotonic()
         scores = {language: bits_per_byte(average, tokenizer, texts) for language, texts in validation.items()}
         listed = "  ".join(f"{language} {score:.3f}" for language, score in scores.items())
-        print(f"step {step:5d}  {time.monotonic() - started:6.1f} s  loss {loss:.3f}  bits/byte {listed}", flush=True)
+        seconds = begun - started - evaluating
+        print(f"step {step:5d}  {seconds:6.1f} s of training  loss {loss:.3f}  bits/byte {listed}", flush=True)
+        evaluating += time.monotonic() - begun
 
     average = fit(config, model, sampler, report)
     final = copy.deepcopy(average).to(torch.bfloat16)
-    scores = {
-        language: bits_per_byte(final, tokenizer, texts) for language, texts in held_out(documents, "test").items()
-    }
+    test = held_out(documents, "test")
+    scores = {language: bits_per_byte(final, tokenizer, texts) for language, texts in test.items()}
     print("test bits/byte", {language: round(score, 3) for language, score in scores.items()}, flush=True)
+    passages = [text for texts in test.values() for text in texts]
+    by_position = bits_per_byte_by_position(final, tokenizer, passages, config.max_positions)
+    print("test bits/byte by quarter of the positions, and passages", by_position, flush=True)
     samples = {language: sample(final, tokenizer, prompt) for language, prompt in SAMPLE_PROMPTS.items()}
     print("\n\n".join(samples.values()), flush=True)
     final.config.use_cache = True
+    final.generation_config.use_cache = True
     final.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
+    for path in args.out.iterdir():
+        path.chmod(0o644)
     minutes = (time.monotonic() - started) / 60
-    write_model_card(args.out / "README.md", documents, scores, samples, asdict(config), parameters, minutes)
+    write_model_card(
+        args.out / "README.md", documents, scores, by_position, samples, asdict(config), parameters, minutes
+    )
 
 
 if __name__ == "__main__":
