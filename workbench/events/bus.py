@@ -70,9 +70,12 @@ class QueuedSubscription:
         self._capacity = capacity
         self._ready = threading.Condition()
         self._items: deque[EventBatch] = deque()
-        self._gap: Gap | None = Gap(0, bus.page_map.copy())
+        self._gap: Gap | None = None
         self.dropped = 0
-        self._subscription = bus.subscribe(self._push)
+        self._subscription = bus.subscribe(self._push, self._begin)
+
+    def _begin(self, snapshot: PageMap) -> None:
+        self._gap = Gap(0, snapshot)
 
     def _push(self, batch: EventBatch) -> None:
         with self._ready:
@@ -113,7 +116,7 @@ class EventBus:
         self.flush_ns = 0
         self._pending: list[AnyEvent] = []
         self._subscriptions: list[Subscription] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._started_ns = time.perf_counter_ns()
         self._step = 0
         self._next_seq = 0
@@ -137,8 +140,10 @@ class EventBus:
         started = time.perf_counter_ns()
         batch = EventBatch(self._step, self._pending)
         self._pending = []
-        self.page_map.apply_all(batch.events)
+        # One critical section: whoever joins from another thread gets either the snapshot without this batch and then
+        # the batch, or the snapshot with it; never a hole between the two.
         with self._lock:
+            self.page_map.apply_all(batch.events)
             subscriptions = list(self._subscriptions)
         for subscription in subscriptions:
             try:
@@ -157,9 +162,9 @@ class EventBus:
         state that the first batch will build on.
         """
         subscription = Subscription(callback, _bus=self)
-        if on_snapshot is not None:
-            on_snapshot(self.page_map.copy())
         with self._lock:
+            if on_snapshot is not None:
+                on_snapshot(self.page_map.copy())
             self._subscriptions.append(subscription)
         return subscription
 

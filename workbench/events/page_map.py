@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -34,8 +34,11 @@ class RequestStatus(StrEnum):
     REJECTED = "rejected"
 
 
-class Page(msgspec.Struct, gc=False):
-    """One physical page. ``owner`` is the sequence that holds it, as its ``logical_index``-th page."""
+class Page(msgspec.Struct, gc=False, omit_defaults=True):
+    """One physical page. ``owner`` is the sequence that holds it, as its ``logical_index``-th page.
+
+    Encoded without default values, so that a free page costs next to nothing in a snapshot.
+    """
 
     ref_count: int = 0
     filled: int = 0
@@ -120,7 +123,7 @@ class PageMap(msgspec.Struct):
     run: ev.RunStarted | None = None
     step: int = 0
     next_seq: int = 0
-    pages: list[Page] = []
+    pages: Annotated[list[Page], msgspec.Meta(max_length=MAX_BLOCKS)] = []
     sequences: dict[int, SequenceState] = {}
     requests: dict[int, RequestState] = {}
     running: list[int] = []
@@ -159,6 +162,15 @@ class PageMap(msgspec.Struct):
             lost, free = lost + free, 0
         return LiveWaste(tokens, held - tokens, lost, free)
 
+    def request_of(self, sequence: int) -> int | None:
+        """The request that a sequence belongs to, also after it gave its memory back; None if there is none."""
+        if sequence in self.sequences:
+            return self.sequences[sequence].request
+        first = self.requests.get(sequence)
+        if first is not None and first.sequence == sequence:  # so the engine numbers them: saves the search
+            return sequence
+        return next((request for request, state in self.requests.items() if state.sequence == sequence), None)
+
     def copy(self) -> PageMap:
         """An independent copy; later events do not change it."""
         return decode_page_map(encode_page_map(self))
@@ -186,6 +198,8 @@ class PageMap(msgspec.Struct):
             self.apply(event)
 
     def _run_started(self, event: ev.RunStarted) -> None:
+        if self.run is not None:
+            raise ValueError("the run has started already")
         if not (0 < event.num_blocks <= MAX_BLOCKS and event.block_size > 0):
             raise ValueError(f"num_blocks={event.num_blocks}, block_size={event.block_size} out of range")
         self.run = event
@@ -205,6 +219,8 @@ class PageMap(msgspec.Struct):
         self.totals.max_running = max(self.totals.max_running, event.running)
 
     def _request_queued(self, event: ev.RequestQueued) -> None:
+        if event.request in self.requests:
+            raise ValueError(f"request {event.request} was queued before")
         self.requests[event.request] = RequestState(
             event.prompt, event.prompt_tokens, event.max_tokens, event.sequence, queued_step=event.step
         )
@@ -270,7 +286,9 @@ class PageMap(msgspec.Struct):
     def _sequence(self, sequence: int) -> SequenceState:
         """The sequence's memory; made on the first page or region that it gets."""
         if sequence not in self.sequences:
-            request = next(r for r, state in self.requests.items() if state.sequence == sequence)
+            request = self.request_of(sequence)
+            if request is None:
+                raise ValueError(f"sequence {sequence} belongs to no request")
             self.sequences[sequence] = SequenceState(request)
         return self.sequences[sequence]
 
@@ -284,6 +302,8 @@ class PageMap(msgspec.Struct):
 
     def _slots_written(self, event: ev.SlotsWritten) -> None:
         sequence = self.sequences[event.sequence]
+        if event.count < 1:
+            raise ValueError(f"count={event.count}: must be at least 1")
         if event.block is not None:
             page = self.pages[_checked(event.block)]
             if page.ref_count < 1 or event.first != page.filled or event.first + event.count > self.block_size:
@@ -314,8 +334,12 @@ class PageMap(msgspec.Struct):
         self.pages[event.block] = Page(cause=event.cause, since_step=event.step)
 
     def _region_reserved(self, event: ev.RegionReserved) -> None:
+        if self.is_paged:
+            raise ValueError("paged memory has no regions")
+        if not 0 < event.requested <= event.size or event.start < 0 or event.start + event.size > self.num_slots:
+            raise ValueError(f"the arena has {self.num_slots} slots")
         sequence = self._sequence(event.sequence)
-        if sequence.region is not None or event.start < 0 or event.start + event.size > self.num_slots:
+        if sequence.region is not None:
             raise ValueError(f"region is {sequence.region}")
         sequence.region = Region(event.start, event.size, event.requested, since_step=event.step)
 
