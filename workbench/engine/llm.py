@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from typing import cast
 
 from workbench.engine.config import ConfigError, EngineConfig
 from workbench.engine.outputs import CompletionOutput, RequestOutput
