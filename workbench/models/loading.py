@@ -24,7 +24,7 @@ from workbench.models.packed_linear import pack_linear_layers
 log = logging.getLogger(__name__)
 
 BUNDLED = "tiny"
-_BUNDLED_DIR = Path(__file__).with_name("tiny")
+BUNDLED_DIR = Path(__file__).with_name("tiny")
 
 #: The examination's text: long enough for two pages and some decoding, short enough to cost nothing.
 _PROBE_TOKENS, _PROBE_DECODES, _PROBE_BLOCK_SIZE = 11, 3, 4
@@ -102,7 +102,7 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto", pack: bool 
     """
     target_device = pick_device(device)
     target_dtype = pick_dtype(dtype, target_device)
-    source = str(_BUNDLED_DIR) if name == BUNDLED else name
+    source = str(BUNDLED_DIR) if name == BUNDLED else name
     if name.startswith((".", "/", "~")) or "\\" in name:
         source = str(Path(name).expanduser())
         if not Path(source).is_dir():

@@ -1,0 +1,164 @@
+"""This engine against transformers on the CPU, in one run, and what events cost.
+
+The three contestants take turns, so that a noisy machine disturbs all of them alike; ratios are taken within a
+repetition and their median is reported. All three use the same weights in float32 and the same prompts.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
+
+from workbench.commands.doctor import describe_machine, installed_versions
+from workbench.engine import LLM, EngineConfig, SamplingParams
+from workbench.events import Recorder
+from workbench.models.loading import BUNDLED_DIR, LoadedModel, load_model
+
+Tokens = list[list[int]]
+Contestant = Callable[[], tuple[float, Tokens]]
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _our_engine(
+    model: LoadedModel, prompts: Tokens, new_tokens: int, events: bool, record: bool
+) -> tuple[float, Tokens]:
+    """Seconds and tokens of one run. The engine itself (books, pool) is made before the clock starts."""
+    longest = len(prompts[0]) + new_tokens
+    blocks = len(prompts) * -(-longest // 16)
+    config = EngineConfig(
+        num_blocks=blocks + blocks // 4,
+        max_num_seqs=len(prompts),
+        max_num_batched_tokens=len(prompts) * len(prompts[0]),
+    )
+    llm = LLM(model, config, events=events)
+    recorder = Recorder(llm.bus, io.BytesIO()) if record else None
+    params = SamplingParams(max_tokens=new_tokens, temperature=0, ignore_eos=True)
+    started = time.perf_counter()
+    outputs = llm.generate(prompts, params)
+    seconds = time.perf_counter() - started
+    if recorder is not None:
+        recorder.close()
+    return seconds, [output.outputs[0].token_ids for output in outputs]
+
+
+def _generate(model: Any, prompts: Tokens, new_tokens: int) -> tuple[float, Tokens]:
+    """transformers' `generate`: one batch. The prompts have equal lengths, so there is no padding to pay for."""
+    ids = torch.tensor(prompts)
+    mask = torch.ones_like(ids)
+    started = time.perf_counter()
+    with torch.inference_mode():
+        output = model.generate(
+            ids,
+            attention_mask=mask,
+            max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    return time.perf_counter() - started, output[:, ids.shape[1] :].tolist()
+
+
+def _continuous_batching(model: Any, prompts: Tokens, new_tokens: int) -> tuple[float, Tokens]:
+    """transformers' continuous batching, on a cache made to measure: its own default is ten times slower here."""
+    longest = len(prompts[0]) + new_tokens
+    config = ContinuousBatchingConfig(
+        num_blocks=len(prompts) * -(-longest // 256), max_batch_tokens=len(prompts) * len(prompts[0])
+    )
+    generation = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    started = time.perf_counter()
+    results = model.generate_batch(inputs=prompts, generation_config=generation, continuous_batching_config=config)
+    seconds = time.perf_counter() - started
+    ordered = sorted(results.values(), key=lambda result: int(result.request_id.rsplit("_", 1)[-1]))
+    return seconds, [result.generated_tokens for result in ordered]
+
+
+def _event_cost(ours: Callable[[bool, bool], tuple[float, Tokens]], repetitions: int) -> list[float]:
+    """Per pair of runs, how much longer the one with bus and recorder took. The order alternates."""
+    costs = []
+    for repetition in range(repetitions):
+        times = {}
+        for events in (True, False) if repetition % 2 else (False, True):
+            times[events] = ours(events, events)[0]
+        costs.append(times[True] / times[False] - 1)
+        _progress(f"event cost, pair {repetition + 1} of {repetitions}: {costs[-1]:+.1%}")
+    return costs
+
+
+def run(requests: int, prompt_tokens: int, new_tokens: int, repetitions: int, event_repetitions: int) -> str:
+    """Runs everything and returns the report as Markdown."""
+    _progress("loading the bundled model three times, once per contestant")
+    loaded = load_model("tiny", device="cpu")
+    plain, batching = (AutoModelForCausalLM.from_pretrained(BUNDLED_DIR, dtype=torch.float32).eval() for _ in range(2))
+    rng = random.Random(0)
+    vocab_size = loaded.geometry.vocab_size
+    prompts = [[rng.randrange(1, vocab_size) for _ in range(prompt_tokens)] for _ in range(requests)]
+    contestants: dict[str, Contestant] = {
+        "this engine, events and recorder on": lambda: _our_engine(loaded, prompts, new_tokens, True, True),
+        "transformers `generate`, one batch": lambda: _generate(plain, prompts, new_tokens),
+        "transformers continuous batching": lambda: _continuous_batching(batching, prompts, new_tokens),
+    }
+    for name, contestant in contestants.items():
+        _progress(f"warming up: {name}")
+        contestant()
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    equal: dict[str, list[int]] = {name: [] for name in contestants}
+    for repetition in range(repetitions):
+        reference: Tokens = []
+        for name, contestant in contestants.items():
+            elapsed, tokens = contestant()
+            reference = reference or tokens
+            seconds[name].append(elapsed)
+            equal[name].append(sum(a == b for a, b in zip(tokens, reference, strict=True)))
+            _progress(f"{repetition + 1} of {repetitions}: {name}: {requests * new_tokens / elapsed:,.0f} tokens/s")
+    costs = _event_cost(
+        lambda events, record: _our_engine(loaded, prompts, new_tokens, events, record), event_repetitions
+    )
+    return _report(requests, prompt_tokens, new_tokens, seconds, equal, costs)
+
+
+def _report(
+    requests: int,
+    prompt_tokens: int,
+    new_tokens: int,
+    seconds: dict[str, list[float]],
+    equal: dict[str, list[int]],
+    costs: list[float],
+) -> str:
+    versions = ", ".join(f"{package} {version}" for package, version in installed_versions().items() if version)
+    ours = next(iter(seconds.values()))
+    lines = [
+        f"`workbench bench cpu`, {date.today().isoformat()}. {describe_machine()}, {torch.get_num_threads()} threads. "
+        f"{versions}.",
+        "",
+        f"Bundled model in float32, {requests} requests of {prompt_tokens} + {new_tokens} tokens, greedy, "
+        f"{len(ours)} repetitions in turn.",
+        "",
+        "| | tokens/s, median | all repetitions | this engine is faster by | outputs equal to this engine's |",
+        "|---|---|---|---|---|",
+    ]
+    for name, times in seconds.items():
+        rates = [requests * new_tokens / t for t in times]
+        ratio = statistics.median(t / o for t, o in zip(times, ours, strict=True))
+        lines.append(
+            f"| {name} | {statistics.median(rates):,.0f} | {', '.join(f'{rate:,.0f}' for rate in rates)} | "
+            f"{ratio:.2f}x | {min(equal[name])} of {requests} |"
+        )
+    middle = statistics.quantiles(costs, n=4) if len(costs) > 1 else costs * 3
+    lines += [
+        "",
+        f"Cost of events (bus with a recorder against no bus, {len(costs)} pairs of runs): median "
+        f"{statistics.median(costs):+.2%}, middle half {middle[0]:+.2%} to {middle[2]:+.2%}.",
+    ]
+    return "\n".join(lines)

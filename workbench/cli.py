@@ -1,0 +1,53 @@
+"""`workbench`: the console command. Subcommands are imported when they are used, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import workbench
+
+#: name: (module with ``add_arguments`` and ``main``, what it does)
+_COMMANDS = {
+    "app": ("workbench_app.main", "open the live comparison of paged and contiguous memory in the browser"),
+    "run": ("workbench.commands.run", "generate text, and record what happened to KV memory"),
+    "replay": ("workbench.replay", "step through a recording, forwards and backwards"),
+    "bench": ("workbench.benchmarks", "measure the engine on this machine"),
+    "doctor": ("workbench.commands.doctor", "say what is installed and what will be used"),
+}
+
+
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser; only ``command``'s own arguments are filled in (all of them for None)."""
+    parser = argparse.ArgumentParser(prog="workbench", description="Watch a language model's KV memory work.")
+    parser.add_argument("--version", action="version", version=f"workbench {workbench.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, summary) in _COMMANDS.items():
+        subparser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if command in (name, None):
+            importlib.import_module(module).add_arguments(subparser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one subcommand; errors that a user can mend are one line on stderr."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = next((argument for argument in arguments if argument in _COMMANDS), "")
+    args = build_parser(command).parse_args(arguments)
+    try:
+        return int(importlib.import_module(_COMMANDS[args.command][0]).main(args))
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"workbench {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

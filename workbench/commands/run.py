@@ -1,0 +1,134 @@
+"""`workbench run`: prompts in, text out, and a recording of everything that happened to KV memory."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from workbench.engine import LLM, EngineConfig, RequestOutput, SamplingParams
+from workbench.events import EventBatch, PageMap, Recorder
+
+_EXAMPLES = """examples:
+  workbench run "Once upon a time"
+  workbench run --prompts-file prompts.txt --memory contiguous --reservation pow2
+  workbench run "Es war einmal" --num-blocks 16 --record run.kvtrace && workbench replay run.kvtrace
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EXAMPLES
+    config, sampling = EngineConfig(), SamplingParams()
+    parser.add_argument("prompt", nargs="*", help="one or more prompts")
+    parser.add_argument("--prompts-file", type=Path, help="a UTF-8 file with one prompt per line")
+    parser.add_argument("--model", default="tiny", help="'tiny' (bundled), a directory, or a hub id (default: tiny)")
+    parser.add_argument("--record", type=Path, metavar="FILE.kvtrace", help="write every event to this file")
+    parser.add_argument("--quiet", action="store_true", help="print the generated text and nothing else")
+    engine = parser.add_argument_group("engine (defaults in brackets)")
+    engine.add_argument("--memory", default=config.memory, choices=("paged", "contiguous"), help="[%(default)s]")
+    engine.add_argument(
+        "--reservation",
+        default=config.reservation,
+        choices=("max", "pow2", "oracle"),
+        help="contiguous memory: how much a request reserves [%(default)s]",
+    )
+    engine.add_argument("--block-size", type=int, default=config.block_size, help="tokens per page [%(default)s]")
+    engine.add_argument("--num-blocks", type=int, default=config.num_blocks, help="pages in the pool [%(default)s]")
+    engine.add_argument("--max-model-len", type=int, help="longest sequence in tokens [the model's]")
+    engine.add_argument("--max-num-seqs", type=int, default=config.max_num_seqs, help="most at once [%(default)s]")
+    engine.add_argument(
+        "--max-num-batched-tokens",
+        type=int,
+        default=config.max_num_batched_tokens,
+        help="token budget of a step [%(default)s]",
+    )
+    engine.add_argument("--device", default=config.device, help="auto, cpu, cuda or mps [%(default)s]")
+    chosen = parser.add_argument_group("sampling")
+    chosen.add_argument("--max-tokens", type=int, default=sampling.max_tokens, help="new tokens each [%(default)s]")
+    chosen.add_argument("--temperature", type=float, default=0.8, help="0 is greedy [%(default)s]")
+    chosen.add_argument("--top-k", type=int, default=sampling.top_k, help="0: all tokens [%(default)s]")
+    chosen.add_argument("--top-p", type=float, default=sampling.top_p, help="[%(default)s]")
+    chosen.add_argument("--stop", action="append", default=[], help="string that ends the output; may be repeated")
+    chosen.add_argument("--seed", type=int, default=config.seed, help="[%(default)s]")
+
+
+def _read_prompts(args: argparse.Namespace) -> list[str]:
+    prompts = list(args.prompt)
+    if args.prompts_file is not None:
+        lines = args.prompts_file.read_text(encoding="utf-8").splitlines()
+        prompts += [line for line in lines if line.strip()]
+    if not prompts:
+        raise ValueError("prompt: give at least one, or --prompts-file with at least one line that is not empty")
+    return prompts
+
+
+def _progress(state: PageMap) -> str:
+    waste = state.waste()
+    used = 1 - (waste.free + waste.external) / state.num_slots
+    return (
+        f"step {state.step}: {len(state.running)} running, {len(state.waiting)} waiting, "
+        f"{state.totals.generated_tokens} tokens, {used:.0%} of the pool in use"
+    )
+
+
+def _summary(state: PageMap) -> str:
+    totals = state.totals
+    seconds = totals.busy_ns / 1e9
+    return (
+        f"{totals.generated_tokens} tokens in {state.step} steps and {seconds:.2f} s "
+        f"({totals.generated_tokens / max(seconds, 1e-9):,.0f} tokens/s measured), "
+        f"at most {totals.max_running} requests at once, {totals.preemptions} preemptions"
+    )
+
+
+def _print_output(output: RequestOutput, quiet: bool) -> None:
+    completion = output.outputs[0]
+    if quiet:
+        print(completion.text)
+        return
+    print(f"\n[{output.request_id}] {output.prompt}{completion.text}")
+    print(f"    ({output.error or f'{completion.finish_reason}, {len(completion.token_ids)} tokens'})")
+
+
+def main(args: argparse.Namespace) -> int:
+    prompts = _read_prompts(args)
+    names = ("memory", "reservation", "block_size", "num_blocks", "max_model_len", "max_num_seqs")
+    config = EngineConfig(
+        **{name: getattr(args, name) for name in names},
+        max_num_batched_tokens=args.max_num_batched_tokens,
+        device=args.device,
+        seed=args.seed,
+    )
+    params = SamplingParams(
+        max_tokens=args.max_tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        stop=tuple(args.stop),
+    )
+    with ExitStack() as stack:
+        llm = stack.enter_context(LLM(args.model, config))
+        if args.record is not None:
+            # Entered after the engine, left before it would be too early: the recorder must see the end of the run.
+            recorder = Recorder(llm.bus, args.record)
+            stack.callback(recorder.close)
+            stack.callback(llm.close)
+        shows_progress = not args.quiet and sys.stderr.isatty()
+
+        def show(_: EventBatch) -> None:
+            if shows_progress:
+                print(f"\r{_progress(llm.page_map):<100}", end="", file=sys.stderr, flush=True)
+
+        outputs = llm.generate(prompts, params, on_step=show)
+        if shows_progress:
+            print(file=sys.stderr)
+        for output in outputs:
+            _print_output(output, args.quiet)
+        if not args.quiet:
+            print(f"\n{_summary(llm.page_map)}")
+    if args.record is not None and not args.quiet:
+        size = args.record.stat().st_size
+        print(f"recorded to {args.record} ({size / 1024:,.0f} KiB); step through it: workbench replay {args.record}")
+    return 1 if all(output.error for output in outputs) else 0
