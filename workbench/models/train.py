@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.modeling_utils import AttentionInterface
 
 from workbench.models.corpus import END_OF_TEXT, Document, held_out, read_corpus, train_tokenizer
-from workbench.models.model_card import write_model_card
+from workbench.models.model_card import PositionScores, write_model_card
 
 _ATTENTION = "workbench_training"
 SAMPLE_PROMPTS = {
@@ -44,13 +44,13 @@ class TrainingConfig:
     num_kv_heads: int = 2
     intermediate_size: int = 1024
     max_positions: int = 4096
-    steps: int = 3000
-    batch_tokens: int = 131_072
+    steps: int = 9000
+    batch_tokens: int = 32_768
     window: int = 1024
     long_window_share: float = 0.25
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.2
-    dropout: float = 0.15
+    learning_rate: float = 2e-3
+    weight_decay: float = 1.5
+    dropout: float = 0.25
     average_decay: float = 0.995
     language_power: float = 0.8
     seed: int = 0
@@ -143,31 +143,36 @@ def bits_per_byte(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, t
 
 
 @torch.inference_mode()
-def bits_per_byte_by_position(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str], positions: int, parts: int = 4
-) -> tuple[list[float], int]:
-    """Bits per UTF-8 byte in each of ``parts`` equal ranges of the positions ``0 .. positions``.
+def score_positions(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str], positions: int
+) -> PositionScores:
+    """Scores the quarters of a window of ``positions`` tokens that starts where a text starts.
 
-    Every text is read from its start in one window. Texts with fewer than ``positions`` tokens are left out; the
-    number of those that count is returned too.
+    Texts with fewer tokens than that are left out.
     """
     device = model.device
-    nats = torch.zeros(positions, dtype=torch.float64)
-    sizes = torch.zeros(positions, dtype=torch.float64)
-    counted = 0
+    quarter = positions // 4
+    nats = torch.zeros(5, dtype=torch.float64)
+    sizes = torch.zeros(5, dtype=torch.float64)
+    passages = 0
+
+    def losses(inputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(model(inputs[None]).logits[0].float(), targets, reduction="none").double().cpu()
+
     for text in texts:
         ids = tokenizer.encode(text, verbose=False)[:positions]
         if len(ids) < positions:
             continue
-        targets = torch.tensor(ids, device=device)
-        inputs = torch.tensor([tokenizer.eos_token_id, *ids[:-1]], device=device)
-        logits = model(inputs[None]).logits[0].float()
-        nats += F.cross_entropy(logits, targets, reduction="none").double().cpu()
+        passages += 1
+        tokens = torch.tensor([tokenizer.eos_token_id, *ids], device=device)
+        nats[:4] += losses(tokens[:-1], tokens[1:]).view(4, quarter).sum(1)
+        nats[4] += losses(tokens[2 * quarter : -1], tokens[2 * quarter + 1 :])[quarter:].sum()
         # A byte-level token is written with one character for each of its bytes.
-        sizes += torch.tensor([len(token) for token in tokenizer.convert_ids_to_tokens(ids)])
-        counted += 1
-    bits = nats.view(parts, -1).sum(1) / math.log(2) / sizes.view(parts, -1).sum(1)
-    return bits.tolist(), counted
+        counts = torch.tensor([len(token) for token in tokenizer.convert_ids_to_tokens(ids)])
+        counts = counts.view(4, quarter).sum(1)
+        sizes += torch.cat([counts, counts[3:]])
+    *by_quarter, short = (nats / math.log(2) / sizes).tolist()
+    return PositionScores(passages, quarter, by_quarter, short)
 
 
 def _learning_rate(config: TrainingConfig, step: int) -> float:
@@ -282,20 +287,20 @@ def main() -> None:
     scores = {language: bits_per_byte(final, tokenizer, texts) for language, texts in test.items()}
     print("test bits/byte", {language: round(score, 3) for language, score in scores.items()}, flush=True)
     passages = [text for texts in test.values() for text in texts]
-    by_position = bits_per_byte_by_position(final, tokenizer, passages, config.max_positions)
-    print("test bits/byte by quarter of the positions, and passages", by_position, flush=True)
+    by_position = score_positions(final, tokenizer, passages, config.max_positions)
+    print("test bits/byte", by_position, flush=True)
     samples = {language: sample(final, tokenizer, prompt) for language, prompt in SAMPLE_PROMPTS.items()}
     print("\n\n".join(samples.values()), flush=True)
     final.config.use_cache = True
     final.generation_config.use_cache = True
     final.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
+    minutes = (time.monotonic() - started) / 60
+    hardware = torch.cuda.get_device_name() if final.device.type == "cuda" else "CPU"
+    run = f"This run took {minutes:.0f} minutes on one {hardware}"
+    write_model_card(args.out / "README.md", documents, scores, by_position, samples, asdict(config), parameters, run)
     for path in args.out.iterdir():
         path.chmod(0o644)
-    minutes = (time.monotonic() - started) / 60
-    write_model_card(
-        args.out / "README.md", documents, scores, by_position, samples, asdict(config), parameters, minutes
-    )
 
 
 if __name__ == "__main__":
