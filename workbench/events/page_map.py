@@ -17,6 +17,7 @@ from workbench.events.types import Cause, LiveWaste
 
 #: A recording from a stranger may claim any pool size; this bounds what opening it can cost.
 MAX_BLOCKS = 1 << 22
+MAX_BLOCK_SIZE = 1 << 16
 
 
 class InvalidEventError(ValueError):
@@ -200,8 +201,7 @@ class PageMap(msgspec.Struct):
     def _run_started(self, event: ev.RunStarted) -> None:
         if self.run is not None:
             raise ValueError("the run has started already")
-        if not (0 < event.num_blocks <= MAX_BLOCKS and event.block_size > 0):
-            raise ValueError(f"num_blocks={event.num_blocks}, block_size={event.block_size} out of range")
+        check_pool_size(event)
         self.run = event
         if event.memory == "paged":
             self.pages = [Page() for _ in range(event.num_blocks)]
@@ -347,6 +347,20 @@ class PageMap(msgspec.Struct):
         region = self.sequences.pop(event.sequence).region
         if region is None or (region.start, region.size) != (event.start, event.size):
             raise ValueError(f"region is {region}")
+
+
+def check_pool_size(run: ev.RunStarted) -> None:
+    """Refuses a pool that nobody could have.
+
+    Raises:
+        ValueError: names the size and what is allowed.
+    """
+    for name, value, most in (
+        ("num_blocks", run.num_blocks, MAX_BLOCKS),
+        ("block_size", run.block_size, MAX_BLOCK_SIZE),
+    ):
+        if not 1 <= value <= most:
+            raise ValueError(f"{name}={value}: must be from 1 to {most}")
 
 
 def _checked(block: int) -> int:
