@@ -178,7 +178,7 @@ def test_joining_from_another_thread_leaves_no_hole() -> None:
 
     thread = threading.Thread(target=join_and_leave)
     thread.start()
-    simulation.run(400)
+    simulation.run(3000)
     done.set()
     thread.join()
     assert failures == []
