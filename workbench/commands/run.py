@@ -111,9 +111,8 @@ def main(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         llm = stack.enter_context(LLM(args.model, config))
         if args.record is not None:
-            # Entered after the engine, left before it would be too early: the recorder must see the end of the run.
-            recorder = Recorder(llm.bus, args.record)
-            stack.callback(recorder.close)
+            stack.enter_context(Recorder(llm.bus, args.record))
+            # Contexts are left in reverse order: the engine ends first, so that its end is on the record, too.
             stack.callback(llm.close)
         shows_progress = not args.quiet and sys.stderr.isatty()
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from workbench.events.types import ModelGeometry
 from workbench.models import hook
@@ -108,6 +109,9 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto", pack: bool 
         if not Path(source).is_dir():
             raise ValueError(f"model={name!r}: no such directory; allowed are 'tiny', a model directory, or a hub id")
     is_local = Path(source).is_dir()
+    if is_local:
+        # A bar is for downloads; what lies on this disk is there at once.
+        transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=is_local)
         model = AutoModelForCausalLM.from_pretrained(
