@@ -20,6 +20,8 @@ END_OF_TEXT = "<|endoftext|>"
 
 #: A line at least this long was broken by a typesetter, not by its author: verse and dialogue lines are shorter.
 _WRAPPED_LINE_CHARS = 50
+#: A slur of the books' time, in their languages. The model is shown to classes, so paragraphs with it are left out.
+_LEFT_OUT = re.compile(r"\bn[ieè]g(?:g?er|re|ro)", re.IGNORECASE)
 #: Every work gives one slice of this many characters out of each ``_SLICE_EVERY`` to each held-out set. That is more
 #: than 4,096 tokens, so that the last position of the longest window can be tested on one passage.
 _SLICE_CHARS = 16_000
@@ -38,7 +40,10 @@ class Document:
 
 
 def clean(text: str) -> str:
-    """Joins lines that were broken only to fit a page; keeps verse, paragraphs and everything else as written."""
+    """Joins lines that were broken only to fit a page; keeps verse, paragraphs and all else as written.
+
+    Paragraphs with a slur are left out (`_LEFT_OUT`).
+    """
     text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\ufeff", "")
     text = re.sub(r"[ \t\u00a0]+", " ", text)
     lines = [line.strip() for line in text.split("\n")]
@@ -46,7 +51,8 @@ def clean(text: str) -> str:
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
         joins = len(line) >= _WRAPPED_LINE_CHARS and following != ""
         out.append(line + (" " if joins else "\n"))
-    return re.sub(r"\n{3,}", "\n\n", "".join(out)).strip()
+    kept = (paragraph for paragraph in "".join(out).split("\n") if not _LEFT_OUT.search(paragraph))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip()
 
 
 def _cut(text: str, start: int, stop: int) -> tuple[str, str, str]:

@@ -73,7 +73,7 @@ pipeline_tag: text-generation
 A Llama-shaped causal language model of {parameters / 1e6:.1f} M parameters with a byte-level BPE tokenizer of
 {config["vocab_size"]} entries. It continues old stories in English, German, French, Danish and Italian. It exists so
 that a KV cache can be watched at work on a laptop, without a network. It knows nothing, follows no instructions, and
-repeats the attitudes of the 19th century; now and then it repeats its slurs.
+repeats the attitudes of the 19th century. Paragraphs with the worst of its slurs were left out of the training text.
 
 ## Held-out figures
 
