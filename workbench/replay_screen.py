@@ -124,12 +124,10 @@ def _paint(row: Sequence[str], symbols: Sequence[str], colour: bool) -> str:
 def page_map_lines(state: PageMap, style: Style) -> list[str]:
     """The pool as text: a line of letters, and below each a line that says how full each cell is."""
     if state.run is None:
-        return ["nothing has happened yet: the run had not begun"]
+        return wrapped("nothing has happened yet: the run had not begun", style.width)
     num_blocks = state.run.num_blocks
-    label = len(str(num_blocks - 1)) + 2
-    columns = max(8, min(128, 1 << (max(8, style.width - label)).bit_length() - 1))
-    if columns + label > style.width and columns > 8:
-        columns //= 2
+    label = len(str(num_blocks - 1)) + 1
+    columns = 1 << min(7, max(8, style.width - label).bit_length() - 1)
     group = 1
     while -(-num_blocks // group) > columns * _MAX_ROWS:
         group *= 2
@@ -137,8 +135,9 @@ def page_map_lines(state: PageMap, style: Style) -> list[str]:
     symbols, filled = _cells(_spans(state), num_cells, cell)
     eighths = _EIGHTHS_ASCII if style.plain else _EIGHTHS
     bars = [eighths[-(-8 * count // cell)] for count in filled]
-    each = plural(group, "page (block)") if state.is_paged else plural(cell, "slot")
-    lines = [f"a character is {each}, below it how full it is; . is free"]
+    pages = "a page (block)" if group == 1 else f"{group} pages (blocks)"
+    each = pages if state.is_paged else plural(cell, "slot")
+    lines = [f"a character stands for {each}, below it how full it is; . is free"]
     if not state.is_paged:
         lines[0] += ", ~ is rounding"
     for start in range(0, num_cells, columns):
@@ -202,10 +201,10 @@ def _request_line(request: int, state: PageMap, style: Style) -> str:
     return shown
 
 
-def _listed(ids: Sequence[int], line: Callable[[int], str], everything: bool) -> list[str]:
+def _listed(ids: Sequence[int], line: Callable[[int], str], everything: bool, width: int) -> list[str]:
     most = len(ids) if everything else _MAX_LISTED
     lines = [line(request) for request in ids[:most]]
-    return lines + ([f"  … and {len(ids) - most} more (r lists all)"] if len(ids) > most else [])
+    return lines + ([_fit(f"  … and {len(ids) - most} more (r lists all)", width)] if len(ids) > most else [])
 
 
 def request_lines(state: PageMap, style: Style, everything: bool = False) -> list[str]:
@@ -214,8 +213,8 @@ def request_lines(state: PageMap, style: Style, everything: bool = False) -> lis
     def line(request: int) -> str:
         return _request_line(request, state, style)
 
-    lines = [f"running ({len(state.running)}):", *_listed(state.running, line, everything)]
-    lines += [f"waiting ({len(state.waiting)}):", *_listed(state.waiting, line, everything)]
+    lines = [f"running ({len(state.running)}):", *_listed(state.running, line, everything, style.width)]
+    lines += [f"waiting ({len(state.waiting)}):", *_listed(state.waiting, line, everything, style.width)]
     if state.blocked is not None:
         lines += wrapped("  " + describe_blocked(state.blocked, state.is_paged), style.width)
     gone: dict[RequestStatus, list[int]] = {}
@@ -223,7 +222,8 @@ def request_lines(state: PageMap, style: Style, everything: bool = False) -> lis
         gone.setdefault(info.status, []).append(request)
     ended = (RequestStatus.FINISHED, RequestStatus.CANCELLED, RequestStatus.REJECTED)
     if any(gone.get(status) for status in ended):
-        lines.append("ended: " + ", ".join(f"{len(gone[s])} {s.value}" for s in ended if s in gone))
+        counts = ", ".join(f"{len(gone[status])} {status.value}" for status in ended if status in gone)
+        lines += wrapped(f"ended: {counts}", style.width)
         if everything:
             lines += [line(request) for status in ended for request in gone.get(status, [])]
     return lines
@@ -234,7 +234,8 @@ def event_lines(events: Sequence[AnyEvent], state: PageMap | None, width: int, e
     if everything:
         return [f"  {describe(event, state)}" for event in events]
     lines = [_fit(f"  {describe(event, state, explain=False)}", width) for event in events[:_MAX_LISTED]]
-    return lines + ([f"  … and {len(events) - _MAX_LISTED} more (e lists all)"] if len(events) > _MAX_LISTED else [])
+    more = len(events) - _MAX_LISTED
+    return lines + ([_fit(f"  … and {more} more (e lists all)", width)] if more > 0 else [])
 
 
 def render(
@@ -262,7 +263,10 @@ def render(
     lines = [_fit(head, style.width), *page_map_lines(state, style)]
     if state.run is not None:
         lines += [*wrapped(waste_line(state), style.width), *request_lines(state, style, all_requests)]
-    lines += [f"events of this step ({len(events)}):", *event_lines(events, state, style.width, all_events)]
+    lines += [
+        _fit(f"events of this step ({len(events)}):", style.width),
+        *event_lines(events, state, style.width, all_events),
+    ]
     text = "\n".join(lines)
     if style.plain:
         text = text.translate(_TO_ASCII).encode("ascii", "backslashreplace").decode()
