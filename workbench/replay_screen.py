@@ -137,9 +137,7 @@ def page_map_lines(state: PageMap, style: Style) -> list[str]:
     bars = [eighths[-(-8 * count // cell)] for count in filled]
     pages = "a page (block)" if group == 1 else f"{group} pages (blocks)"
     each = pages if state.is_paged else plural(cell, "slot")
-    lines = [f"a character stands for {each}, below it how full it is; . is free"]
-    if not state.is_paged:
-        lines[0] += ", ~ is rounding"
+    lines = [f"one character: {each}, below it how full; . free" + ("" if state.is_paged else "; ~ rounding")]
     for start in range(0, num_cells, columns):
         part = slice(start, start + columns)
         lines.append(f"{start * group:>{label - 1}} " + _paint(symbols[part], symbols[part], style.colour))

@@ -77,7 +77,7 @@ def test_regions_are_drawn_over_the_arena() -> None:
     # Slots 8-17 are asked for (of the cell 16-19 just half), 18-23 are rounding, 8-12 hold tokens.
     lines = page_map_lines(state, Style(80))
     assert lines[1:] == ["0 ..BBB~..", "    █▂"]
-    assert "~ is rounding" in lines[0]
+    assert lines[0] == "one character: 4 slots, below it how full; . free; ~ rounding"
     assert "external fragmentation 6 (19%)" in waste_line(state)
 
 
@@ -121,7 +121,6 @@ def test_text_in_a_recording_can_not_drive_the_terminal() -> None:
     token = ev.TokenGenerated(0, 0, 2, 7, evil)
     rejected = ev.RequestRejected(5, evil, Cause.NEVER_FITS, 1, 1)
     state.requests[27].reason = evil
-    state.run.model.__class__  # noqa: B018
     text = render(state, [queued, token, rejected], (3, 0, 3), Style(200), True, True)
     assert set(text) & {"\x1b", "\r", "‮", "\x9b"} == set()
     assert "a\\x1b[2Jb\\r\\nc\\u202ed" in text

@@ -13,7 +13,7 @@ CAUSES: dict[Cause, str] = {
     Cause.DECODE: "a generated token was computed",
     Cause.RECOMPUTE: "what a preemption had thrown away was computed again",
     Cause.DECODE_GROWTH: "its last page was full",
-    Cause.POOL_EXHAUSTED: "not enough memory is free",
+    Cause.POOL_EXHAUSTED: "too few pages are free, or no free region is large enough",
     Cause.WATERMARK: "the few free pages are kept for the running requests",
     Cause.MAX_RUNNING: "no more requests may run at once",
     Cause.PREEMPTION_VICTIM: "the request was put back so that an older one can go on",
