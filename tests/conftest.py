@@ -8,6 +8,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
+import itertools
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -68,7 +70,7 @@ def assert_page_map_matches(llm: LLM, page_map: PageMap | None = None) -> None:
         }
         assert regions == books.regions
         spans = sorted((start, start + size) for start, size, _ in regions.values())
-        assert all(stop <= start for (_, stop), (start, _) in zip(spans, spans[1:], strict=False))
+        assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(spans))
         return
     assert {s: q.block_table for s, q in state.sequences.items()} == books.block_tables
     assert [page.ref_count for page in state.pages] == books.ref_counts

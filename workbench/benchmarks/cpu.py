@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import date
 from typing import Any
 
@@ -43,13 +44,11 @@ def _our_engine(
         max_num_batched_tokens=len(prompts) * len(prompts[0]),
     )
     llm = LLM(model, config, events=events)
-    recorder = Recorder(llm.bus, io.BytesIO()) if record else None
     params = SamplingParams(max_tokens=new_tokens, temperature=0, ignore_eos=True)
-    started = time.perf_counter()
-    outputs = llm.generate(prompts, params)
-    seconds = time.perf_counter() - started
-    if recorder is not None:
-        recorder.close()
+    with Recorder(llm.bus, io.BytesIO()) if events else nullcontext():
+        started = time.perf_counter()
+        outputs = llm.generate(prompts, params)
+        seconds = time.perf_counter() - started
     return seconds, [output.outputs[0].token_ids for output in outputs]
 
 
@@ -84,13 +83,13 @@ def _continuous_batching(model: Any, prompts: Tokens, new_tokens: int) -> tuple[
     return seconds, [result.generated_tokens for result in ordered]
 
 
-def _event_cost(ours: Callable[[bool, bool], tuple[float, Tokens]], repetitions: int) -> list[float]:
+def _event_cost(ours: Callable[[bool], tuple[float, Tokens]], repetitions: int) -> list[float]:
     """Per pair of runs, how much longer the one with bus and recorder took. The order alternates."""
     costs = []
     for repetition in range(repetitions):
         times = {}
         for events in (True, False) if repetition % 2 else (False, True):
-            times[events] = ours(events, events)[0]
+            times[events] = ours(events)[0]
         costs.append(times[True] / times[False] - 1)
         _progress(f"event cost, pair {repetition + 1} of {repetitions}: {costs[-1]:+.1%}")
     return costs
@@ -105,7 +104,7 @@ def run(requests: int, prompt_tokens: int, new_tokens: int, repetitions: int, ev
     vocab_size = loaded.geometry.vocab_size
     prompts = [[rng.randrange(1, vocab_size) for _ in range(prompt_tokens)] for _ in range(requests)]
     contestants: dict[str, Contestant] = {
-        "this engine, events and recorder on": lambda: _our_engine(loaded, prompts, new_tokens, True, True),
+        "this engine, events and recorder on": lambda: _our_engine(loaded, prompts, new_tokens, events=True),
         "transformers `generate`, one batch": lambda: _generate(plain, prompts, new_tokens),
         "transformers continuous batching": lambda: _continuous_batching(batching, prompts, new_tokens),
     }
@@ -122,9 +121,7 @@ def run(requests: int, prompt_tokens: int, new_tokens: int, repetitions: int, ev
             seconds[name].append(elapsed)
             equal[name].append(sum(a == b for a, b in zip(tokens, reference, strict=True)))
             _progress(f"{repetition + 1} of {repetitions}: {name}: {requests * new_tokens / elapsed:,.0f} tokens/s")
-    costs = _event_cost(
-        lambda events, record: _our_engine(loaded, prompts, new_tokens, events, record), event_repetitions
-    )
+    costs = _event_cost(lambda events: _our_engine(loaded, prompts, new_tokens, events), event_repetitions)
     return _report(requests, prompt_tokens, new_tokens, seconds, equal, costs)
 
 
