@@ -1,0 +1,124 @@
+"""Requests to start from. The bundled model continues old stories in five languages, so they are story openings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_EN = (
+    "The old lighthouse keeper had one daughter, and every evening she",
+    "There was once a tailor who could not sleep, because",
+    "On the last night of the fair, the clockmaker saw a stranger who",
+    "Far beyond the mill there stood a house that nobody",
+    "When the snow had covered the village, the two brothers",
+    "The captain looked at the map for a long time before he",
+    "A little fox lived under the roots of an oak, and",
+    "My aunt had a garden behind the church, where",
+    "The letter was short, and when she had read it, she",
+    "In the middle of the forest the road divided, and",
+    "The king had promised a reward to anyone who",
+    "It was raining when the coach stopped before the inn, and",
+)
+_DE = (
+    "Es war einmal ein armer Müller, der hatte drei Töchter, und",
+    "Am Rande des Waldes stand ein kleines Haus, darin",
+    "Der alte Fischer fuhr jeden Morgen hinaus auf das Meer, und",
+    "Als der Winter kam, ging das Mädchen in die Stadt und",
+)
+_FR = (
+    "Il y avait autrefois dans un petit village une vieille femme qui",
+    "Le capitaine regarda longtemps la mer, puis il",
+    "Au fond du jardin se trouvait une porte que personne",
+)
+_DA = (
+    "Der var engang en lille dreng, som boede ved havet, og",
+    "Den gamle kone sad ved vinduet og",
+    "Langt ude i skoven stod et træ, der",
+)
+_IT = (
+    "C'era una volta un falegname che aveva una piccola bottega, e",
+    "La bambina aprì la finestra e vide",
+    "In una notte d'inverno il vecchio soldato",
+)
+
+_LONG = (
+    "The storm had lasted for three days. The boats were drawn up on the sand, the nets hung stiff with salt "
+    "before the doors, and in the whole village there was not one man who remembered such a sea. In the "
+    "evening, when the women had lit the lamps, a stranger came down the road from the hills. He carried a "
+    "small box under his arm, and he knocked at the first house. An old woman opened the door, looked at him "
+    "for a long time, and",
+    "In the town where I was born there was a street so narrow that two people could not pass each other in it"
+    " without one of them stepping into a doorway. In one of these doorways sat a man who mended clocks. "
+    "Children were afraid of him, for he never spoke, and it was said that he could hear when a clock was "
+    "about to stop, even in a house at the other end of the town. One morning the great bell of the church was"
+    " silent, and the mayor himself went to him and",
+    "Vor vielen Jahren lebte in einem Tal zwischen hohen Bergen ein Bauer, der hatte einen Hof, zwei Kühe und "
+    "einen Sohn. Der Sohn war fleißig und stark, aber er sprach nur selten, und wenn er sprach, so fragte er "
+    "nach dem Land hinter den Bergen. Der Vater wusste darauf keine Antwort. Als nun der Frühling kam und der "
+    "Schnee von den Wegen schmolz, nahm der Sohn seinen Stock, küsste die Mutter und",
+    "Dans une maison au bord de la rivière vivait un homme qui connaissait le nom de toutes les étoiles. Le "
+    "jour, il dormait; la nuit, il montait sur le toit avec sa lampe et ses livres, et les enfants du village "
+    "le regardaient de loin. Un soir d'automne, une petite fille frappa à sa porte et lui dit que l'étoile au-"
+    "dessus de sa maison avait disparu. L'homme prit son manteau, ferma son livre et",
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A starting point: requests and the settings that make its point visible."""
+
+    name: str
+    point: str
+    prompts: str
+    output_tokens: int
+    pool_tokens: int
+    block_size: int
+    max_model_len: int
+
+
+def _lines(prompts: list[str], lengths: list[int]) -> str:
+    """Prompts with output lengths in turn, so that requests end at different times, as they do in life."""
+    return "\n".join(f"{prompt} | {lengths[i % len(lengths)]}" for i, prompt in enumerate(prompts))
+
+
+_MIXED = [prompt for group in zip(_DE, (*_FR, _FR[0]), (*_DA, _DA[0]), (*_IT, _IT[0]), strict=True) for prompt in group]
+_BURST = [*_EN, *_DE, *_FR, *_DA, *_IT]
+
+PRESETS = {
+    "class": Preset(
+        "A class of short chats",
+        "Twelve short requests at once. Watch how much each side holds for them.",
+        _lines(list(_EN), [40, 64, 28, 52]),
+        48,
+        2048,
+        16,
+        512,
+    ),
+    "long": Preset(
+        "Long prompts",
+        "A long prompt fills its pages in a few steps, because its tokens are computed many at a time.",
+        _lines([*_LONG, *_LONG[:2]], [60, 90, 75]),
+        75,
+        2048,
+        16,
+        512,
+    ),
+    "languages": Preset(
+        "Mixed languages",
+        "The same model continues German, French, Danish and Italian; pages do not care.",
+        _lines(_MIXED[:13], [48, 72, 36]),
+        48,
+        2048,
+        16,
+        512,
+    ),
+    "overflow": Preset(
+        "A burst that overflows the pool",
+        "More requests than memory. Who has to wait, and how much of the held memory is really used?",
+        _lines(_BURST, [140, 100, 180, 120, 160]),
+        140,
+        2048,
+        16,
+        512,
+    ),
+}
+DEFAULT_PRESET = "overflow"

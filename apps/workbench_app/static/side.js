@@ -1,0 +1,76 @@
+/* One side of the comparison: numbers, page map, waste bar, queue. */
+(function (KVW) {
+  "use strict";
+  const USES = [
+    ["tokens", "Tokens"],
+    ["reserved", "Reserved, empty"],
+    ["external", "Lost between regions"],
+    ["free", "Free"],
+  ];
+  const role = KVW.role;
+
+  class SideView {
+    constructor(root) {
+      this.root = root;
+      this.name = root.dataset.side;
+      this.map = new KVW.PageMapView(role(root, "map"), role(root, "detail"), this.name);
+      const waste = role(root, "waste");
+      const legend = role(root, "legend");
+      for (const [use, label] of USES) {
+        waste.appendChild(KVW.make("span", "kvw-use kvw-use-" + use));
+        const item = legend.appendChild(KVW.make("li"));
+        item.append(KVW.make("span", "kvw-swatch kvw-use-" + use), KVW.make("span", "", label), KVW.make("b"));
+      }
+    }
+
+    draw(side, run) {
+      KVW.setText(role(this.root, "title"), side.title);
+      KVW.setText(role(this.root, "subtitle"), side.subtitle);
+      this.stats(side.stats);
+      KVW.setText(role(this.root, "pool"), side.pool);
+      this.map.draw(side.map, run + ":" + side.map.step + ":" + side.map.blocks + ":" + side.map.block_size);
+      role(this.root, "map").setAttribute("aria-label", side.title + " page map. " + side.map.words);
+      KVW.setText(role(this.root, "words"), side.map.words);
+      if (side.map.waste) this.waste(side.map.waste);
+      this.queue(side);
+    }
+
+    stats(rows) {
+      const list = role(this.root, "stats");
+      KVW.resizeChildren(list, rows.length, () => {
+        const box = KVW.make("div");
+        box.append(KVW.make("dt"), KVW.make("dd"), KVW.make("small"));
+        return box;
+      });
+      rows.forEach(([label, value, small], i) => {
+        const [dt, dd, more] = list.children[i].children;
+        KVW.setText(dt, label);
+        KVW.setText(dd, value);
+        KVW.setText(more, small);
+      });
+    }
+
+    waste(counts) {
+      const total = counts.reduce((a, b) => a + b, 0);
+      const bar = role(this.root, "waste");
+      const items = role(this.root, "legend").children;
+      counts.forEach((count, i) => {
+        bar.children[i].style.flexGrow = count;
+        bar.children[i].hidden = count === 0;
+        KVW.setText(items[i].lastChild, KVW.number(count) + " (" + KVW.percent(count, total) + ")");
+      });
+      bar.setAttribute("aria-label", "Use of " + KVW.plural(total, "slot") + ": " + USES.map(([, label], i) => label + " " + KVW.number(counts[i])).join(", "));
+    }
+
+    queue(side) {
+      const line = role(this.root, "queue");
+      if (!line.children.length)
+        line.append(KVW.make("span", "", "Waiting: "), KVW.make("span", "kvw-chips"), KVW.make("span", "kvw-why"));
+      const [, chips, why] = line.children;
+      KVW.resizeChildren(chips, Math.min(side.waiting.length, 40), () => KVW.make("span", "kvw-chip"));
+      side.waiting.slice(0, 40).forEach((request, i) => KVW.setChip(chips.children[i], request));
+      KVW.setText(why, side.waiting.length ? side.why : "nobody.");
+    }
+  }
+  KVW.SideView = SideView;
+})(window.KVW);

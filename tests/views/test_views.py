@@ -1,0 +1,178 @@
+"""Views are pure functions of a page map: what they say must be what the page map says."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+import workbench.views
+from tests.views import scenes
+from workbench.events import Cause, PageMap
+from workbench.views import (
+    blocked_words,
+    map_payload,
+    map_words,
+    page_map_figure,
+    request_color,
+    request_label,
+    request_rows,
+    waste_figure,
+    waste_words,
+)
+from workbench.views.grid import Use, grid_columns, is_starved, spans
+from workbench.views.palette import REQUEST_COLORS, luminance, mix, text_color
+from workbench.views.payload import CAUSES
+from workbench.views.words import CAUSE_WORDS, percent, token_share
+
+
+@pytest.fixture(params=["paged", "contiguous"])
+def scene(request: pytest.FixtureRequest) -> PageMap:
+    return scenes.paged() if request.param == "paged" else scenes.contiguous()
+
+
+def test_labels_continue_after_z() -> None:
+    assert [request_label(i) for i in (0, 25, 26, 51, 52, 701, 702)] == ["A", "Z", "AA", "AZ", "BA", "ZZ", "AAA"]
+    with pytest.raises(ValueError, match="request=-1"):
+        request_label(-1)
+
+
+def test_letters_stand_out_on_every_colour() -> None:
+    for color in REQUEST_COLORS:
+        lights = sorted((luminance(color), luminance(text_color(color))))
+        assert (lights[1] + 0.05) / (lights[0] + 0.05) >= 4.5, color
+    assert mix("#FF0000", "#0000FF", 1.0) == "#FF0000"
+    assert request_color(7) == request_color(0)
+
+
+def test_spans_cover_every_slot_once(scene: PageMap) -> None:
+    position = 0
+    for span in spans(scene):
+        assert span.start == position
+        assert span.length > 0
+        position += span.length
+    assert position == scene.num_slots
+
+
+def test_spans_agree_with_the_waste_split(scene: PageMap) -> None:
+    waste = scene.waste()
+    total = {use: sum(span.length for span in spans(scene) if span.use is use) for use in Use}
+    assert total[Use.TOKENS] == waste.token_states
+    assert total[Use.RESERVED] == waste.reserved
+    assert total[Use.ROUNDING] + total[Use.FREE] == waste.external + waste.free
+
+
+def test_columns_are_powers_of_two_and_cells_wide() -> None:
+    for blocks in (1, 2, 8, 60, 64, 128, 512, 1000, 2048):
+        columns = grid_columns(blocks)
+        assert columns & (columns - 1) == 0
+        assert blocks / 2 <= columns * columns < 4 * blocks
+
+
+def test_payload_tells_every_page() -> None:
+    page_map = scenes.paged()
+    payload = map_payload(page_map)
+    assert payload["owner"] == [0, -1, -1, 1, -1, 0, -1, -1]
+    assert payload["filled"] == [4, 0, 0, 4, 0, 2, 0, 0]
+    assert payload["logical"][5] == 1
+    assert CAUSES[payload["cause"][5]] == Cause.ADMISSION
+    assert payload["since"][5] == 1
+    assert payload["waste"] == [10, 2, 0, 20]
+
+
+def test_payload_tells_every_region() -> None:
+    payload = map_payload(scenes.contiguous())
+    assert payload["regions"] == [[0, 0, 16, 14, 6, 1], [1, 24, 4, 4, 4, 1]]
+    assert payload["starved"] is True
+    assert sum(payload["waste"]) == 32
+
+
+def test_payload_is_json_and_small() -> None:
+    bus = scenes.start("paged", num_blocks=256, block_size=16)
+    scenes.add(bus, 0)
+    for block in range(256):
+        scenes.page(bus, 0, block, block)
+        scenes.write(bus, 0, 16, block)
+    bus.flush()
+    size = len(json.dumps(map_payload(bus.page_map), separators=(",", ":")))
+    assert size < 5_000
+
+
+def test_rows_cut_long_texts() -> None:
+    bus = scenes.start("paged")
+    scenes.add(bus, 0)
+    scenes.generate(bus, 0, list(range(10, 40)))
+    bus.flush()
+    assert request_rows(bus.page_map)[0][7].startswith("10 11 ")
+    assert request_rows(bus.page_map, tail=6)[0][7] == "…38 39 "
+
+
+def test_every_cause_has_words() -> None:
+    assert set(CAUSE_WORDS) == {"", *Cause}
+
+
+def test_words_name_the_numbers(scene: PageMap) -> None:
+    words = map_words(scene)
+    waste = scene.waste()
+    assert f"{waste.token_states:,} (" in words
+    assert "A 6 tokens in" in words
+    assert "C waits" in words
+    assert words.startswith("Paged" if scene.is_paged else "Contiguous")
+
+
+def test_words_say_why_the_head_waits() -> None:
+    assert blocked_words(scenes.paged()) == "C waits: it needs 6 pages; 5 pages free."
+    assert "16 slots in one piece; the largest free piece has 8" in blocked_words(scenes.contiguous())
+    assert blocked_words(PageMap()) == ""
+
+
+def test_percent_does_not_round_to_nothing_or_all() -> None:
+    assert [percent(*pair) for pair in ((0, 10), (1, 1000), (999, 1000), (10, 10), (1, 0))] == [
+        "0 %",
+        "1 %",
+        "99 %",
+        "100 %",
+        "0 %",
+    ]
+
+
+def test_token_share() -> None:
+    assert token_share(scenes.paged().waste()) == pytest.approx(10 / 12)
+    assert token_share(scenes.start("paged").page_map.waste()) is None
+
+
+def test_figure_shows_what_the_map_holds(scene: PageMap) -> None:
+    figure = page_map_figure(scene)
+    cells = [code for row in figure.data[0].z for code in row]
+    count = len(REQUEST_COLORS)
+    assert sum(code is not None and code < count for code in cells) == scene.waste().token_states
+    assert sum(count <= code < 2 * count for code in cells) == scene.waste().reserved
+    assert {"A", "B"} <= set(figure.data[3].text)
+    assert len(figure.to_json()) < 60_000
+
+
+def test_figures_of_nothing() -> None:
+    assert "No run yet" in page_map_figure(PageMap()).layout.title.text
+    assert map_payload(PageMap())["kind"] == "none"
+    assert waste_words(PageMap().waste()).startswith("Of 0 slots")
+
+
+def test_waste_figure_adds_up(scene: PageMap) -> None:
+    assert sum(bar.x[0] for bar in waste_figure(scene, dark=True).data) == scene.num_slots
+
+
+def test_starved_only_when_free_slots_are_too_scattered() -> None:
+    assert is_starved(scenes.contiguous())
+    assert not is_starved(scenes.paged())
+
+
+def test_views_import_nothing_but_events() -> None:
+    for path in Path(workbench.views.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                if name.split(".")[0] in ("workbench", "workbench_app", "gradio", "torch"):
+                    assert name.startswith(("workbench.events", "workbench.views")), f"{path.name} imports {name}"

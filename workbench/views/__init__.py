@@ -1,0 +1,24 @@
+"""Pictures of KV memory: pure functions from a `PageMap` to small data, words, and Plotly figures.
+
+Nothing here touches an engine. A live run, a recording and somebody else's recording look the same.
+"""
+
+from workbench.views.compare import Comparison, compare_outputs
+from workbench.views.figures import page_map_figure, waste_figure
+from workbench.views.palette import request_color, request_label
+from workbench.views.payload import map_payload, request_rows
+from workbench.views.words import blocked_words, map_words, waste_words
+
+__all__ = [
+    "Comparison",
+    "blocked_words",
+    "compare_outputs",
+    "map_payload",
+    "map_words",
+    "page_map_figure",
+    "request_color",
+    "request_label",
+    "request_rows",
+    "waste_figure",
+    "waste_words",
+]
