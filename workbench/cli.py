@@ -39,14 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser(command).parse_args(arguments)
     try:
         return int(importlib.import_module(_COMMANDS[args.command][0]).main(args))
-    except (ValueError, OSError, MemoryError) as error:
-        print(f"workbench {args.command}: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        # The reader (such as `head`) has had enough; nothing more can be said to it, not even at exit.
         os._exit(1)
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"workbench {args.command}: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":
