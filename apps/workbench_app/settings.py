@@ -133,13 +133,13 @@ def parse_settings(
             size,
             f"A pool of {pool:,} slots would have more than {MAX_PAGES:,} pages: take {least} or more.",
         )
-    if policy not in POLICIES:
+    if not isinstance(policy, str) or policy not in POLICIES:
         raise SettingError("Reservation", policy, f"Allowed are {', '.join(POLICIES)}.")
     return Settings(
         prompts=parsed,
         pool_tokens=pool,
         block_size=size,
-        policy=str(policy),
+        policy=policy,
         max_model_len=_integer("Longest sequence", max_model_len, MODEL_LEN),
         temperature=_number("Temperature", temperature, TEMPERATURE),
         seed=_integer("Seed", seed, SEED),

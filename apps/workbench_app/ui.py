@@ -46,9 +46,11 @@ def build_ui(store: SessionStore) -> gr.Blocks:
     with gr.Blocks(title=_TITLE, analytics_enabled=False, fill_width=True) as demo:
         gr.Markdown(f"# {_TITLE}\n{_INTRO}", elem_id="kvw-title")
         with gr.Row(elem_id="kvw-page"):
-            with gr.Column(elem_id="kvw-settings", scale=0, min_width=290):
-                inputs = _settings_column(start)
-            with gr.Column(elem_id="kvw-main", scale=1, min_width=300):
+            with gr.Column(elem_id="kvw-presets", min_width=200):
+                inputs = _preset_choice(start)
+            with gr.Column(elem_id="kvw-settings", min_width=200), gr.Accordion("Settings", open=True):
+                inputs |= _settings(start)
+            with gr.Column(elem_id="kvw-main", min_width=200):
                 with gr.Row(elem_id="kvw-buttons"):
                     run = gr.Button("Run", variant="primary", elem_id="kvw-run", size="sm", min_width=70)
                     pause = gr.Button("Pause", elem_id="kvw-pause", size="sm", min_width=70)
@@ -70,19 +72,18 @@ def build_ui(store: SessionStore) -> gr.Blocks:
     return demo
 
 
-def _settings_column(start: Preset) -> dict[str, Any]:
+def _preset_choice(start: Preset) -> dict[str, Any]:
+    choices = [(preset.name, key) for key, preset in PRESETS.items()]
+    preset = unchecked(gr.Radio(choices, value=DEFAULT_PRESET, label="Preset", elem_id="kvw-preset"))
+    point = gr.Markdown(start.point, elem_id="kvw-point")
+    with gr.Column(elem_id="kvw-pace", min_width=150):
+        speed = unchecked(gr.Slider(*SPEED, value=15, step=1, label="Speed (steps per second)"))
+        unlimited = gr.Checkbox(False, label="As fast as possible", container=False)
+    return {"preset": preset, "point": point, "speed": speed, "unlimited": unlimited}
+
+
+def _settings(start: Preset) -> dict[str, Any]:
     inputs: dict[str, Any] = {}
-    inputs["preset"] = unchecked(
-        gr.Radio(
-            [(preset.name, key) for key, preset in PRESETS.items()],
-            value=DEFAULT_PRESET,
-            label="Preset",
-            elem_id="kvw-preset",
-        )
-    )
-    inputs["point"] = gr.Markdown(start.point, elem_id="kvw-point")
-    inputs["speed"] = unchecked(gr.Slider(*SPEED, value=15, step=1, label="Speed (steps per second)"))
-    inputs["unlimited"] = gr.Checkbox(False, label="As fast as possible", container=False)
     inputs["policy"] = unchecked(
         gr.Radio([(name, key) for key, name in POLICIES.items()], value="max", label="Reservation (right side)")
     )

@@ -84,6 +84,10 @@
       if (button) button.blur();
     });
 
+    // On a small screen the settings would push everything else out of sight: they begin closed there.
+    const settings = document.querySelector("#kvw-settings button.label-wrap");
+    if (settings && settings.classList.contains("open") && window.matchMedia("(max-width: 1180px)").matches) settings.click();
+
     KVW.onThemeChange(() => frame && draw());
     watch("value", receive);
     receive();

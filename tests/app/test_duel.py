@@ -1,0 +1,128 @@
+"""Two engines in lockstep: the same tokens, the same bytes, and more requests at once on the paged side."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import workbench_app.duel as duel_module
+from workbench_app.duel import Duel
+from workbench_app.frame import build_frame, preview_frame
+from workbench_app.presets import PRESETS
+from workbench_app.settings import SettingError, Settings, parse_settings
+
+from tests.conftest import assert_page_map_matches
+from workbench.engine import SamplingParams
+from workbench.models import LoadedModel
+from workbench.views import map_payload
+
+
+def preset_settings(name: str) -> Settings:
+    preset = PRESETS[name]
+    return parse_settings(
+        preset.prompts,
+        preset.output_tokens,
+        preset.pool_tokens,
+        preset.block_size,
+        "max",
+        preset.max_model_len,
+        0.8,
+        0,
+    )
+
+
+@pytest.mark.parametrize("policy", ["max", "pow2", "oracle"])
+def test_lockstep_and_same_tokens(tiny: LoadedModel, small: Settings, policy: str) -> None:
+    duel = Duel(tiny, replace(small, policy=policy))
+    rounds = 0
+    while not duel.done:
+        duel.advance()
+        rounds += 1
+        for side in duel.sides:
+            assert side.last_step == side.llm.page_map.step
+            assert side.last_step == rounds or side.done
+            assert_page_map_matches(side.llm)
+    comparison = duel.compare()
+    assert comparison.words == "Outputs equal: 56 of 56 tokens compared (final)"
+    assert [map_payload(side.llm.page_map)["waste"][3] for side in duel.sides] == [256, 256]
+    duel.close()
+
+
+def test_every_step_of_the_past_can_be_shown(tiny: LoadedModel, small: Settings) -> None:
+    duel = Duel(tiny, small)
+    live: list[Any] = []
+    while not duel.done:
+        live.append([(map_payload(state), mark) for state, mark in (s.at(duel.last_step) for s in duel.sides)])
+        duel.advance()
+    for step in reversed(range(len(live))):
+        assert live[step] == [(map_payload(state), mark) for state, mark in (s.at(step) for s in duel.sides)]
+    duel.close()
+
+
+def test_a_difference_is_caught(tiny: LoadedModel, small: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def crooked(**params: Any) -> SamplingParams:
+        nonlocal calls
+        calls += 1
+        if calls == len(small.prompts) + 3:  # the third request of the second engine
+            params["seed"] += 1000
+        return SamplingParams(**params)
+
+    monkeypatch.setattr(duel_module, "SamplingParams", crooked)
+    duel = Duel(tiny, small)
+    while not duel.done:
+        duel.advance()
+    left, right = (side.llm.page_map.requests[2].token_ids for side in duel.sides)
+    first = next(i for i, pair in enumerate(zip(left, right, strict=True)) if pair[0] != pair[1])
+    badge = json.loads(build_frame(duel, duel.last_step, 1, False, "Finished"))["badge"]
+    assert badge == {"state": "differ", "words": f"Outputs differ: request C at token {first + 1} (final)"}
+    duel.close()
+
+
+def test_a_request_that_never_fits_is_rejected_with_the_arithmetic(tiny: LoadedModel, small: Settings) -> None:
+    duel = Duel(tiny, replace(small, max_model_len=512))
+    while not duel.done:
+        duel.advance()
+    frame = json.loads(build_frame(duel, duel.last_step, 1, False, "Finished"))
+    assert all(row[3][0] == "x" and "512" in row[3][7] and "256" in row[3][7] for row in frame["requests"])
+    assert "not compared: A, B, C, D (rejected)" in frame["badge"]["words"]
+    duel.close()
+
+
+def test_an_impossible_prompt_names_itself(tiny: LoadedModel, impossible: Settings) -> None:
+    with pytest.raises(SettingError, match=r"Prompts, request 1: .*at most 63 are allowed"):
+        Duel(tiny, impossible)
+
+
+def test_overflow_holds_twice_the_requests_of_max(tiny: LoadedModel) -> None:
+    duel = Duel(tiny, preset_settings("overflow"))
+    while not duel.left.done:
+        duel.advance()
+    left, right = (side.marks[-1] for side in duel.sides)
+    print(f"\npeak {left.peak} and {right.peak}; busy share {left.busy_share:.3f} and {right.busy_share:.3f}")
+    assert left.peak >= 2 * right.peak
+    assert left.busy_share is not None
+    assert left.busy_share > 0.9
+    assert duel.compare().state == "equal"
+    duel.close()
+
+
+def test_frames_are_small(tiny: LoadedModel) -> None:
+    duel = Duel(tiny, preset_settings("overflow"))
+    sizes = []
+    for _ in range(60):
+        duel.advance()
+        sizes.append(len(build_frame(duel, duel.last_step, 1, True, "Running").encode()))
+    print(f"\nframes of both sides: {max(sizes):,} bytes at most")
+    assert max(sizes) < 16_000
+    duel.close()
+
+
+def test_the_preview_shows_empty_pools(tiny: LoadedModel, small: Settings) -> None:
+    frame = json.loads(preview_frame(small, tiny.geometry))
+    assert frame["left"]["map"]["owner"] == [-1] * 16
+    assert frame["right"]["map"]["regions"] == []
+    assert [row[1] for row in frame["requests"]] == [p.text for p in small.prompts]

@@ -1,0 +1,152 @@
+"""The page's events, without a page; and the same through the API of a running server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from workbench_app.handlers import Handlers, choose_preset
+from workbench_app.main import build, launch_options, make_store
+from workbench_app.session import SessionStore
+
+from workbench.models import LoadedModel
+
+FIELDS = ["Once upon a time\nEs war einmal | 6", 10, 256, 16, "max", 128, 0.8, 0]
+
+
+def tab(name: str) -> Any:
+    return SimpleNamespace(session_hash=name)
+
+
+@pytest.fixture
+def store(tiny: LoadedModel) -> Iterator[SessionStore]:
+    made = make_store(tiny)
+    yield made
+    made.close()
+
+
+async def collect(handlers: Handlers, name: str, *values: Any) -> list[dict[str, Any]]:
+    return [json.loads(frame) async for frame, _ in handlers.run(tab(name), *values)]
+
+
+def test_run_yields_frames_to_the_end(store: SessionStore) -> None:
+    frames = asyncio.run(collect(Handlers(store), "a", 60, True, *FIELDS))
+    assert frames[-1]["state"] == "Finished"
+    assert [f["running"] for f in frames].count(False) == 1
+    assert frames[-1]["badge"]["words"] == "Outputs equal: 16 of 16 tokens compared (final)"
+
+
+def test_pause_ends_the_generator(store: SessionStore) -> None:
+    handlers = Handlers(store)
+
+    async def scenario() -> list[dict[str, Any]]:
+        task = asyncio.create_task(collect(handlers, "a", 2, False, *FIELDS))
+        await asyncio.sleep(0.6)
+        await asyncio.to_thread(handlers.pause, tab("a"))
+        return await asyncio.wait_for(task, 10)
+
+    frames = asyncio.run(scenario())
+    assert frames[-1]["state"] == "Paused"
+
+
+def test_a_newer_run_of_the_same_tab_takes_over(store: SessionStore) -> None:
+    handlers = Handlers(store)
+
+    async def scenario() -> tuple[list[Any], list[Any]]:
+        first = asyncio.create_task(collect(handlers, "a", 3, False, *FIELDS))
+        await asyncio.sleep(0.5)
+        second = asyncio.create_task(collect(handlers, "a", 60, True, *FIELDS))
+        return await asyncio.wait_for(first, 20), await asyncio.wait_for(second, 20)
+
+    first, second = asyncio.run(scenario())
+    assert second[-1]["state"] == "Finished"
+    assert first[0]["run"] == second[-1]["run"] == 1
+
+
+def test_tabs_do_not_wait_for_each_other(store: SessionStore) -> None:
+    handlers = Handlers(store)
+
+    async def scenario() -> list[dict[str, Any]]:
+        slow = asyncio.create_task(collect(handlers, "slow", 1, False, *FIELDS))
+        await asyncio.sleep(0.3)
+        fast = await asyncio.wait_for(collect(handlers, "fast", 60, True, *FIELDS), 20)
+        assert not slow.done()
+        await asyncio.to_thread(handlers.drop, tab("slow"))
+        await asyncio.wait_for(slow, 10)
+        return fast
+
+    assert asyncio.run(scenario())[-1]["state"] == "Finished"
+    assert store.find("slow") is None
+
+
+def test_step_back_scrub_and_reset(store: SessionStore) -> None:
+    handlers = Handlers(store)
+    for expected in (1, 2, 3):
+        assert json.loads(handlers.step(tab("a"), *FIELDS)[0])["step"] == expected
+    assert json.loads(handlers.back(tab("a"))[0])["step"] == 2
+    assert json.loads(handlers.scrub(tab("a"), gr.EventData(None, {"step": 0}))[0])["step"] == 0
+    assert "no run here" in handlers.back(tab("other"))[1]
+    assert json.loads(handlers.reset(tab("a"), *FIELDS)[0])["state"] == "Ready: press Run"
+    assert store.find("a") is None
+
+
+@pytest.mark.parametrize("data", [None, {}, {"step": "1"}, {"step": 1.5}, {"step": True}])
+def test_scrub_refuses_what_is_no_step(store: SessionStore, data: Any) -> None:
+    with pytest.raises(gr.Error, match="Step: "):
+        Handlers(store).scrub(tab("a"), gr.EventData(None, data))
+
+
+def test_changed_settings_are_announced_and_nothing_is_lost(store: SessionStore) -> None:
+    handlers = Handlers(store)
+    handlers.step(tab("a"), *FIELDS)
+    changed = [*FIELDS[:-1], 7]
+    assert "Run or Step starts a new run" in handlers.changed(tab("a"), *changed)[1]
+    assert handlers.changed(tab("a"), *FIELDS)[1] == ""
+    assert "Prompts" in handlers.changed(tab("a"), "", *FIELDS[1:])[1]
+    with pytest.raises(gr.Error, match="Prompts"):
+        handlers.step(tab("a"), "", *FIELDS[1:])
+    session = store.find("a")
+    assert session is not None
+    assert session.step == 1
+
+
+def test_a_full_server_says_so(tiny: LoadedModel) -> None:
+    store = make_store(tiny, max_sessions=1)
+    handlers = Handlers(store)
+    handlers.step(tab("a"), *FIELDS)
+    with pytest.raises(gr.Error, match="1 visitors are running engines here"):
+        handlers.step(tab("b"), *FIELDS)
+    store.close()
+
+
+def test_unknown_presets_are_refused() -> None:
+    assert choose_preset("class")[2] == 48
+    for name in ("nonsense", None, ["class"]):
+        with pytest.raises(gr.Error, match="Allowed are class"):
+            choose_preset(name)
+
+
+def test_through_the_api(store: SessionStore) -> None:
+    demo = build(store=store)
+    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
+    try:
+        client = Client(url, verbose=False)
+        frame = json.loads(client.predict(*FIELDS, api_name="/step")[0])
+        assert frame["step"] == 1
+        last = json.loads(client.predict(60, True, *FIELDS, api_name="/run")[0])
+        assert last["state"] == "Finished"
+        for position, value, named in ((2, -5, "Pool size: -5"), (3, 17, "Block size: 17"), (4, "x", "Reservation")):
+            fields: list[Any] = [*FIELDS]
+            fields[position] = value
+            with pytest.raises(AppError, match=named):
+                client.predict(*fields, api_name="/step")
+        client.close()
+    finally:
+        demo.close()
