@@ -6,12 +6,16 @@ import random
 
 import msgspec
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import assert_page_map_matches, random_llama
 from workbench.engine import LLM, EngineConfig, SamplingParams
+from workbench.engine.sampler import Sampled, sample
+from workbench.engine.sequence import Sequence
 from workbench.models import LoadedModel
+from workbench.models.packed_linear import can_pack
 
 _RNG = random.Random(3)
 PROMPTS = [[_RNG.randrange(97) for _ in range(_RNG.randint(1, 60))] for _ in range(10)]
@@ -132,3 +136,43 @@ def test_without_events_the_tokens_are_the_same(llama: LoadedModel, mode: str, a
     assert [output.outputs[0].token_ids for output in outputs] == alone
     with pytest.raises(RuntimeError, match="events=False"):
         _ = llm.bus
+
+
+@pytest.mark.skipif(not can_pack(), reason="without oneDNN's linear layers rows may depend on their neighbours")
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_blocks": 40, "block_size": 8},
+        {"num_blocks": 200, "block_size": 4, "max_num_batched_tokens": 13},
+        {"num_blocks": 64, "memory": "contiguous"},
+        {"num_blocks": 64, "max_num_seqs": 1},
+    ],
+)
+def test_logits_are_equal_to_the_last_bit(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch, config: dict[str, object]
+) -> None:
+    """Why the tokens are the same: the logits are, bit by bit (see `paged_kernels.torch_attention`)."""
+
+    def logits(**changes: object) -> dict[tuple[int, int], torch.Tensor]:
+        seen: dict[tuple[int, int], torch.Tensor] = {}
+
+        def spy(rows: torch.Tensor, sequences: list[Sequence]) -> Sampled:
+            for row, sequence in zip(rows, sequences, strict=True):
+                seen[sequence.request, sequence.num_tokens] = row.clone()
+            return sample(rows, sequences)
+
+        monkeypatch.setattr("workbench.engine.llm.sample", spy)
+        llm = LLM(tiny, EngineConfig(max_model_len=256, **changes))  # type: ignore[arg-type]
+        rng = random.Random(1)
+        for number in range(8):
+            prompt = [rng.randrange(1, 6144) for _ in range(rng.randint(3, 80))]
+            llm.add_request(prompt, SamplingParams(max_tokens=24 + number, seed=number, ignore_eos=True))
+        while llm.has_unfinished:
+            llm.step()
+        return seen
+
+    reference = logits(num_blocks=256)
+    changed = logits(**config)
+    assert changed.keys() == reference.keys()
+    different = [key for key, row in reference.items() if not torch.equal(row, changed[key])]
+    assert different == []

@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paged_kernels.torch_attention import (
+    TILE,
+    attention_mask,
+    cache_rows,
     cache_write,
-    decode_mask,
-    paged_decode_attention,
-    paged_prefill_attention,
-    prefill_mask,
+    paged_attention,
+    whole_tiles,
 )
 from torch import Tensor
 
@@ -84,21 +85,41 @@ def test_decode_and_chunked_prefill_match_reference(
         keys.append(k)
         values.append(v)
 
-    q = torch.randn(len(lengths), num_heads, head_dim, generator=generator)
-    mask = decode_mask(torch.tensor(lengths), max(blocks) * block_size, window, q.dtype)
-    out = paged_decode_attention(q, k_cache, v_cache, tables, mask, scale, softcap, sinks)
-    for row, n in enumerate(lengths):
-        expected = reference(q[row : row + 1], keys[row], values[row], n - 1, scale, window, softcap, sinks)
-        torch.testing.assert_close(out[row : row + 1].double(), expected, atol=2e-5, rtol=2e-5)
+    def attend(q: Tensor, rows: Tensor, lens: list[int], extra: int) -> Tensor:
+        """``q [num_seqs, num_queries, ...]``, the last tokens of their contexts; ``extra`` tiles of padding."""
+        length = whole_tiles(max(lens)) + extra * TILE
+        context = torch.tensor(lens)
+        positions = context[:, None] + torch.arange(-q.shape[1], 0)
+        mask = attention_mask(positions, context, length, window, q.dtype)
+        found = cache_rows(rows, block_size, num_kv_heads, length)
+        return paged_attention(q, k_cache, v_cache, found, mask, scale, softcap, sinks)
 
+    whole = [torch.randn(n, num_heads, head_dim, generator=generator) for n in lengths]
+    last = torch.stack([q[-1:] for q in whole])
+    decoded = attend(last, tables, lengths, extra=data.draw(st.integers(0, 1)))
     for row, n in enumerate(lengths):
-        query_len = data.draw(st.integers(1, n))
-        q = torch.randn(query_len, num_heads, head_dim, generator=generator)
-        whole = query_len == n and (window is None or window >= n)
-        prefill = None if whole else prefill_mask(query_len, n, n, window, q.dtype, q.device)
-        out = paged_prefill_attention(q, k_cache, v_cache, tables[row, : blocks[row]], prefill, scale, softcap, sinks)
-        expected = reference(q, keys[row], values[row], n - query_len, scale, window, softcap, sinks)
-        torch.testing.assert_close(out.double(), expected, atol=2e-5, rtol=2e-5)
+        expected = reference(whole[row], keys[row], values[row], 0, scale, window, softcap, sinks)
+        prompt = attend(whole[row][None], tables[row : row + 1], [n], extra=0)[0]
+        torch.testing.assert_close(prompt.double(), expected, atol=2e-5, rtol=2e-5)
+        # The same bits, whether a token is decoded among others, or computed in a prompt or in a chunk of one.
+        assert torch.equal(decoded[row, 0], prompt[-1])
+        chunk = data.draw(st.integers(1, n))
+        assert torch.equal(
+            attend(whole[row][None, n - chunk :], tables[row : row + 1], [n], extra=1)[0], prompt[-chunk:]
+        )
+
+
+def test_long_prompts_are_taken_in_blocks_of_queries() -> None:
+    n, block_size = 300, 16
+    generator = torch.Generator().manual_seed(0)
+    k_cache, v_cache = (torch.randn(19, block_size, 1, 8, generator=generator) for _ in range(2))
+    q = torch.randn(1, n, 2, 8, generator=generator)
+    rows = cache_rows(torch.arange(19)[None], block_size, 1, whole_tiles(n))
+    mask = attention_mask(torch.arange(n)[None], torch.tensor([n]), whole_tiles(n), None, q.dtype)
+    out = paged_attention(q, k_cache, v_cache, rows, mask, 0.5)
+    k, v = k_cache.flatten(0, 1)[:n], v_cache.flatten(0, 1)[:n]
+    expected = reference(q[0], k, v, 0, 0.5, None, None, None)
+    torch.testing.assert_close(out[0].double(), expected, atol=2e-5, rtol=2e-5)
 
 
 def test_cache_write_touches_only_its_slots() -> None:

@@ -59,8 +59,8 @@ def test_a_wrong_attention_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The examination compares logits: a model that needs more than the hook gives would differ like this."""
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(supported()["llama"])
-    right = hook.paged_decode_attention
-    monkeypatch.setattr(hook, "paged_decode_attention", lambda *args: right(*args) * 1.05)
+    right = hook.attend_over_pages
+    monkeypatch.setattr(hook, "attend_over_pages", lambda *args: right(*args) * 1.05)
     with pytest.raises(UnsupportedModelError, match=r"LlamaForCausalLM .* logits differ"):
         prepare_model(model, None, "wrong")
 

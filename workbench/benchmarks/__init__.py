@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 
 
@@ -20,16 +21,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cpu.add_argument("--new-tokens", type=int, default=64, help="[%(default)s]")
     cpu.add_argument("--repetitions", type=int, default=5, help="of the comparison [%(default)s]")
     cpu.add_argument("--event-repetitions", type=int, default=20, help="pairs for the event cost [%(default)s]")
-    cpu.add_argument("--out", type=Path, help="also write the report (Markdown) to this file")
+    memory = benches.add_parser(
+        "memory",
+        help="one burst of requests on paged and contiguous memory: concurrency and waste",
+        description="The same burst on paged memory and on the three contiguous baselines: how many requests run at "
+        "once, and how the slots are used, in the categories of the PagedAttention paper's Fig. 2.",
+    )
+    memory.add_argument("--requests", type=int, default=32, help="[%(default)s]")
+    memory.add_argument("--slots", type=int, default=2048, help="size of the pool in tokens [%(default)s]")
+    memory.add_argument("--block-size", type=int, default=16, help="[%(default)s]")
+    for bench in (cpu, memory):
+        bench.add_argument("--out", type=Path, help="also write the report (Markdown) to this file")
 
 
 def main(args: argparse.Namespace) -> int:
-    from workbench.benchmarks import cpu
-
-    for name in ("requests", "prompt_tokens", "new_tokens", "repetitions", "event_repetitions"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1")
-    report = cpu.run(args.requests, args.prompt_tokens, args.new_tokens, args.repetitions, args.event_repetitions)
+    sizes = {name: value for name, value in vars(args).items() if isinstance(value, int)}
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    module = importlib.import_module(f"workbench.benchmarks.{args.bench}")
+    report = module.run(**sizes)
     print(report)
     if args.out is not None:
         args.out.write_text(report + "\n", encoding="utf-8")

@@ -32,9 +32,7 @@ def _progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _our_engine(
-    model: LoadedModel, prompts: Tokens, new_tokens: int, events: bool, record: bool
-) -> tuple[float, Tokens]:
+def _our_engine(model: LoadedModel, prompts: Tokens, new_tokens: int, events: bool) -> tuple[float, Tokens]:
     """Seconds and tokens of one run. The engine itself (books, pool) is made before the clock starts."""
     longest = len(prompts[0]) + new_tokens
     blocks = len(prompts) * -(-longest // 16)

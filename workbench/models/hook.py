@@ -7,17 +7,13 @@ the block tables. What it needs to know about the step travels as one keyword ar
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from paged_kernels.torch_attention import (
-    cache_write,
-    decode_mask,
-    paged_decode_attention,
-    paged_prefill_attention,
-    prefill_mask,
-)
+from paged_kernels.torch_attention import attention_mask, cache_rows, cache_write, whole_tiles
+from paged_kernels.torch_attention import paged_attention as attend_over_pages
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -55,35 +51,37 @@ class PagedBatch:
     query_lens: list[int]
     num_decodes: int
     calls: list[int] = field(init=False)
-    _masks: dict[Any, Any] = field(default_factory=dict)
+    _made: dict[Any, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.calls = [0] * len(self.caches)
 
-    def decode_plan(self, window: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Block tables ``[num_decodes, max_blocks]`` and mask of the decoding sequences, made once per step."""
-        key = ("decode", window)
-        if key not in self._masks:
-            block_size = self.caches[0][0].shape[1]
-            lens = self.context_lens[: self.num_decodes]
-            blocks = -(-max(lens) // block_size)
-            tables = self.block_tables[: self.num_decodes, :blocks].contiguous()
-            mask = decode_mask(torch.tensor(lens, device=tables.device), blocks * block_size, window, dtype)
-            self._masks[key] = (tables, mask)
-        return self._masks[key]
+    def groups(self) -> Iterator[tuple[int, int, int]]:
+        """Sequences that are computed together: ``(first, count, query_len)``. All decodes, then prompt by prompt."""
+        if self.num_decodes:
+            yield 0, self.num_decodes, 1
+        for index in range(self.num_decodes, len(self.query_lens)):
+            yield index, 1, self.query_lens[index]
 
-    def prefill_plan(self, index: int, window: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Block table and mask of sequence ``index``, made once per step."""
-        key = (index, window)
-        if key not in self._masks:
-            context, query = self.context_lens[index], self.query_lens[index]
-            blocks = -(-context // self.caches[0][0].shape[1])
-            table = self.block_tables[index, :blocks]
-            mask = None
-            if query < context or (window is not None and window < context):
-                mask = prefill_mask(query, context, context, window, dtype, table.device)
-            self._masks[key] = (table, mask)
-        return self._masks[key]
+    def rows(self, first: int, count: int, num_kv_heads: int) -> Tensor:
+        """`cache_rows` of ``count`` sequences; made once per step."""
+        key = (first, num_kv_heads)
+        if key not in self._made:
+            block_size = self.caches[0][0].shape[1]
+            longest = max(self.context_lens[first : first + count])
+            tables = self.block_tables[first : first + count, : -(-longest // block_size)]
+            self._made[key] = cache_rows(tables, block_size, num_kv_heads, whole_tiles(longest))
+        return self._made[key]
+
+    def mask(self, first: int, count: int, query_len: int, window: int | None, dtype: torch.dtype) -> Tensor:
+        """`attention_mask` of the same sequences; made once per step and window."""
+        key = (first, window, "mask")
+        if key not in self._made:
+            lens = torch.tensor(self.context_lens[first : first + count], device=self.block_tables.device)
+            positions = lens[:, None] + torch.arange(-query_len, 0, device=lens.device)
+            length = whole_tiles(max(self.context_lens[first : first + count]))
+            self._made[key] = attention_mask(positions, lens, length, window, dtype)
+        return self._made[key]
 
 
 @dataclass
@@ -140,18 +138,15 @@ def paged_attention(
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling
     sinks = None if s_aux is None else s_aux.to(q.dtype)
     cache_write(k, v, k_cache, v_cache, paged_batch.slot_mapping)
-    decodes = paged_batch.num_decodes
     outputs: list[Tensor] = []
-    if decodes:
-        tables, mask = paged_batch.decode_plan(sliding_window, q.dtype)
-        outputs.append(
-            paged_decode_attention(q[:decodes].contiguous(), k_cache, v_cache, tables, mask, scale, softcap, sinks)
-        )
-    start = decodes
-    for index in range(decodes, len(paged_batch.query_lens)):
-        stop = start + paged_batch.query_lens[index]
-        table, prefill = paged_batch.prefill_plan(index, sliding_window, q.dtype)
-        outputs.append(paged_prefill_attention(q[start:stop], k_cache, v_cache, table, prefill, scale, softcap, sinks))
+    start = 0
+    for first, count, query_len in paged_batch.groups():
+        stop = start + count * query_len
+        grouped = q[start:stop].unflatten(0, (count, query_len))
+        rows = paged_batch.rows(first, count, k.shape[1])
+        mask = paged_batch.mask(first, count, query_len, sliding_window, q.dtype)
+        out = attend_over_pages(grouped, k_cache, v_cache, rows, mask, scale, softcap, sinks)
+        outputs.append(out.flatten(0, 1))
         start = stop
     out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return out[None], None
