@@ -22,7 +22,7 @@ _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Liberation Sans",
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
 
 
-def _threads() -> int:
+def step_threads() -> int:
     """Threads for one engine step. The bundled model is so small that waiting for each other costs more than it gains,
     and browser and server need a core too."""
     return max(1, min(4, (os.cpu_count() or 1) // 2))
@@ -33,7 +33,7 @@ def _load(model: str) -> LoadedModel:
 
     from workbench.models import load_model
 
-    torch.set_num_threads(_threads())
+    torch.set_num_threads(step_threads())
     return load_model(model)
 
 

@@ -15,9 +15,7 @@ PLOTLY_JS = Path(plotly.__file__).with_name("package_data") / "plotly.min.js"
 SCRIPTS = ("core.js", "page_map.js", "history.js", "side.js", "texts.js", "stage.js")
 
 #: The quoted event name is how Gradio learns which events this component sends.
-_ON_LOAD = (
-    """KVW.mountStage(element, props, watch, (name, data) => trigger(name === "scrub" ? 'scrub' : name, data));"""
-)
+_ON_LOAD = "KVW.mountStage(element, props, watch, (step) => trigger('scrub', { step }));"
 
 
 def _url(path: Path) -> str:
