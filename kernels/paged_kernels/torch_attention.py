@@ -6,12 +6,12 @@ Shapes used throughout:
 - ``block_tables``: int64 ``[num_seqs, max_blocks]``, physical block of every logical block, padded with any valid id;
 - a slot is ``block_id * block_size + offset``; keys are taken in tiles of `TILE` slots, so lengths are multiples of it.
 
-Why tiles. The same product of matrices, computed for other row counts or lengths, may add its terms in another order and
-differ in the last bit; once in some ten thousand tokens such a bit decides which token is sampled, and the text
+Why tiles. The same product of matrices, computed for other row counts or lengths, may add its terms in another order
+and differ in the last bit; once in some ten thousand tokens such a bit decides which token is sampled, and the text
 goes another way. Here every product has `TILE` keys and a multiple of `ROWS` rows, whatever the context, the chunk or
-the batch: for such shapes the matrix library adds in one and the same order (the tests check it), tiles are added up from
-the first to the last, and masked tiles add exact zeros. So decoding a token, computing it in a prompt of any chunking,
-and computing it again after a preemption give the same bits.
+the batch: for such shapes the matrix library adds in one and the same order (the tests check it), tiles are added up
+from the first to the last, and masked tiles add exact zeros. So decoding a token, computing it in a prompt of any
+chunking, and computing it again after a preemption give the same bits.
 """
 
 from __future__ import annotations

@@ -98,6 +98,22 @@ def test_pool_that_does_not_fit_is_explained(tiny: LoadedModel) -> None:
         LLM(tiny, EngineConfig(num_blocks=1 << 22, block_size=1024))
 
 
+def test_suppressed_tokens_are_never_chosen(tiny: LoadedModel) -> None:
+    assert tiny.suppressed_token_ids
+    llm = LLM(tiny, EngineConfig(num_blocks=64))
+    prompts = ["Tom looked at the river and", "Then Huck said to Jim that the"]
+    tokens = {
+        t
+        for o in llm.generate(prompts, SamplingParams(temperature=2.0, max_tokens=200))
+        for t in o.outputs[0].token_ids
+    }
+    assert len(tokens) > 100
+    assert tokens.isdisjoint(tiny.suppressed_token_ids)
+    scored = llm.generate(prompts[0], SamplingParams(temperature=0, max_tokens=1, logprobs=20))[0].outputs[0].logprobs
+    assert scored is not None
+    assert set(scored[0]).isdisjoint(tiny.suppressed_token_ids)
+
+
 @pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN")
 def test_packing_keeps_the_logits(tiny: LoadedModel) -> None:
     packed = [module for module in tiny.model.modules() if isinstance(module, PackedLinear)]

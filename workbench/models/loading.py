@@ -42,6 +42,7 @@ class LoadedModel:
     Attributes:
         layers: per layer, what it keeps per token.
         max_positions: the longest sequence that the model was made for, in tokens; None if it doesn't say.
+        suppressed_token_ids: tokens that its generation config forbids (``suppress_tokens``).
     """
 
     name: str
@@ -53,6 +54,7 @@ class LoadedModel:
     dtype: torch.dtype
     max_positions: int | None
     eos_token_ids: frozenset[int]
+    suppressed_token_ids: tuple[int, ...]
     takes_logits_to_keep: bool
 
     def forward(self, input_ids: Tensor, positions: Tensor, batch: PagedBatch, logit_rows: Tensor) -> Tensor:
@@ -64,7 +66,10 @@ class LoadedModel:
         logits: Tensor = self.model(
             input_ids=input_ids[None], position_ids=positions[None], use_cache=False, paged_batch=batch, **kwargs
         ).logits[0]
-        return logits if self.takes_logits_to_keep else logits[logit_rows]
+        logits = logits if self.takes_logits_to_keep else logits[logit_rows]
+        if self.suppressed_token_ids:
+            logits[:, self.suppressed_token_ids] = -torch.inf
+        return logits
 
 
 def pick_device(device: str) -> torch.device:
@@ -167,6 +172,7 @@ def prepare_model(model: Any, tokenizer: Any, name: str, pack: bool = True) -> L
         dtype=parameter.dtype,
         max_positions=getattr(text_config, "max_position_embeddings", None),
         eos_token_ids=eos_ids,
+        suppressed_token_ids=tuple(getattr(model.generation_config, "suppress_tokens", None) or ()),
         takes_logits_to_keep="logits_to_keep" in _forward_parameters(model),
     )
 

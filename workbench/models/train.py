@@ -283,6 +283,11 @@ def main() -> None:
 
     average = fit(config, model, sampler, report)
     final = copy.deepcopy(average).to(torch.bfloat16)
+    final.config.use_cache = True
+    final.generation_config.use_cache = True
+    # Saved before it is scored: scoring takes minutes, and training should not be lost to an interruption.
+    final.save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
     test = held_out(documents, "test")
     scores = {language: bits_per_byte(final, tokenizer, texts) for language, texts in test.items()}
     print("test bits/byte", {language: round(score, 3) for language, score in scores.items()}, flush=True)
@@ -291,10 +296,6 @@ def main() -> None:
     print("test bits/byte", by_position, flush=True)
     samples = {language: sample(final, tokenizer, prompt) for language, prompt in SAMPLE_PROMPTS.items()}
     print("\n\n".join(samples.values()), flush=True)
-    final.config.use_cache = True
-    final.generation_config.use_cache = True
-    final.save_pretrained(args.out)
-    tokenizer.save_pretrained(args.out)
     minutes = (time.monotonic() - started) / 60
     hardware = torch.cuda.get_device_name() if final.device.type == "cuda" else "CPU"
     run = f"This run took {minutes:.0f} minutes on one {hardware}"
