@@ -44,6 +44,7 @@ class Handlers:
     def __init__(self, store: SessionStore) -> None:
         self.store = store
         self._watchers: dict[str, int] = {}
+        self._pauses: dict[str, int] = {}
 
     def _prepare(self, request: gr.Request, settings: Settings) -> Session:
         with _explained():
@@ -60,9 +61,11 @@ class Handlers:
         with _explained():
             settings = parse_settings(*fields)
             pace = parse_speed(speed, unlimited)
-        session = await asyncio.to_thread(self._prepare, request, settings)
-        session.start(pace)
         key = _key(request)
+        pauses = self._pauses.get(key, 0)
+        session = await asyncio.to_thread(self._prepare, request, settings)
+        if self._pauses.get(key, 0) == pauses:  # Pause may have been pressed while the engines were made
+            session.start(pace)
         me = self._watchers[key] = self._watchers.get(key, 0) + 1
         shown = -1
         while self._watchers.get(key) == me:
@@ -85,6 +88,7 @@ class Handlers:
 
     def pause(self, request: gr.Request) -> Any:
         """Stops after the present step."""
+        self._pauses[_key(request)] = self._pauses.get(_key(request), 0) + 1
         return self._on_session(request, Session.pause)
 
     def back(self, request: gr.Request) -> Any:
@@ -136,6 +140,7 @@ class Handlers:
     def drop(self, request: gr.Request) -> None:
         """The tab was closed or loaded again."""
         self._watchers.pop(_key(request), None)
+        self._pauses.pop(_key(request), None)
         self.store.drop(_key(request))
 
 

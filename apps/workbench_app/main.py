@@ -50,7 +50,14 @@ def make_store(model: str | LoadedModel = "tiny", **options: Any) -> SessionStor
 def launch_options() -> dict[str, Any]:
     """Arguments for ``Blocks.launch``: look, and no network."""
     theme = gr.themes.Default(font=_FONTS, font_mono=_MONO, text_size="sm", spacing_size="sm", primary_hue="blue")
-    return {"theme": theme, "css_paths": [STATIC / "app.css"], "footer_links": ["settings"], "share": False}
+    return {
+        "theme": theme,
+        "css_paths": [STATIC / "app.css"],
+        "footer_links": ["settings"],  # the choice of light or dark
+        "run_history": False,
+        "share": False,
+        "ssr_mode": False,
+    }
 
 
 def build(model: str | LoadedModel = "tiny", store: SessionStore | None = None) -> gr.Blocks:

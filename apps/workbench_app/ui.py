@@ -48,7 +48,7 @@ def build_ui(store: SessionStore) -> gr.Blocks:
         with gr.Row(elem_id="kvw-page"):
             with gr.Column(elem_id="kvw-presets", min_width=200):
                 inputs = _preset_choice(start)
-            with gr.Column(elem_id="kvw-settings", min_width=200), gr.Accordion("Settings", open=True):
+            with gr.Column(elem_id="kvw-settings", min_width=200), gr.Accordion("Memory and requests", open=True):
                 inputs |= _settings(start)
             with gr.Column(elem_id="kvw-main", min_width=200):
                 with gr.Row(elem_id="kvw-buttons"):
@@ -93,7 +93,7 @@ def _settings(start: Preset) -> dict[str, Any]:
             *POOL_TOKENS,
             value=start.pool_tokens,
             step=POOL_STEP,
-            label="Pool size per side (slots; one slot holds one token)",
+            label="Pool size per side (slots)",
         )
     )
     inputs["pool_words"] = gr.Markdown("", elem_classes="kvw-help", elem_id="kvw-pool-words")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+import torch
+from workbench_app.main import step_threads
 from workbench_app.session import Session
 from workbench_app.settings import Prompt, Settings
 
@@ -36,6 +38,15 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@pytest.fixture(autouse=True)
+def app_threads() -> Iterator[None]:
+    """As many threads as the app takes: with more, engines on a busy machine mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(step_threads())
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -150,6 +151,17 @@ def test_keys_hover_and_words(tab: Tab) -> None:
     prompts.press("Space")
     page.wait_for_timeout(300)
     assert tab.frame()["step"] == step + 1
+
+
+def test_closing_the_tab_ends_its_run(app: App, tab: Tab) -> None:
+    tab.page.click("#kvw-run")
+    tab.wait("f.running && f.step >= 1")
+    session = app.only_session()
+    tab.page.close()
+    deadline = time.monotonic() + 15
+    while len(app.store) or session.running:
+        assert time.monotonic() < deadline, "the session outlived its tab"
+        time.sleep(0.05)
 
 
 def test_bad_input_is_explained_and_nothing_is_lost(tab: Tab) -> None:

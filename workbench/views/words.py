@@ -52,7 +52,7 @@ def waste_words(waste: LiveWaste) -> str:
     parts = (
         (waste.token_states, "hold tokens"),
         (waste.reserved, "are reserved and empty"),
-        (waste.external, "are lost between regions"),
+        (waste.external, "are lost to external fragmentation"),
         (waste.free, "are free"),
     )
     listed = ", ".join(f"{count:,} ({percent(count, total)}) {what}" for count, what in parts)

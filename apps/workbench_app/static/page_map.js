@@ -2,7 +2,7 @@
    can't draw (hatching, edges of pages, letters). Redrawing costs a few milliseconds for thousands of slots. */
 (function (KVW) {
   "use strict";
-  const TARGET_HEIGHT = 320;
+  const TARGET_HEIGHT = 340;
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
   /** Runs of equal use, in slots: [start, length, "tokens" | "reserved" | "rounding" | "free", request]. */
@@ -68,7 +68,7 @@
       const perRow = p.columns * p.block_size;
       const rows = Math.ceil(p.blocks / p.columns);
       const width = this.width;
-      const height = rows * clamp(Math.floor(TARGET_HEIGHT / rows), 9, 34);
+      const height = rows * clamp(Math.floor(TARGET_HEIGHT / rows), 11, 34);
       const pieces = spans(p);
       const z = Array.from({ length: rows }, () => new Array(perRow).fill(null));
       for (const [start, length, use, request] of pieces) {
@@ -136,8 +136,9 @@
       if (this.highlight >= 0) {
         draw.strokeStyle = theme.text;
         draw.lineWidth = 2;
-        for (const [start, length, use, request] of pieces)
-          if (request === this.highlight && use !== "rounding") each(start, length, (x, y, w, h) => draw.strokeRect(x + 1, y + 1, Math.max(1, w - 2), h - 2));
+        const mark = (start, length) => each(start, length, (x, y, w, h) => draw.strokeRect(x + 1, y + 1, w - 2, h - 2));
+        if (p.kind === "paged") p.owner.forEach((owner, i) => owner === this.highlight && mark(i * p.block_size, p.block_size));
+        else for (const [request, start, size] of p.regions) if (request === this.highlight) mark(start, size);
       }
     }
 
@@ -199,8 +200,8 @@
     /** Paged: a letter in every page that is large enough. Contiguous: one per row of a region. */
     letters(draw, pieces, each, cellWidth, cellHeight) {
       const p = this.payload;
-      const size = clamp(Math.min(cellHeight - 5, cellWidth * 0.62), 0, 14);
-      if (size < 6) return;
+      const size = clamp(Math.min(cellHeight - 3, cellWidth * 0.62), 0, 14);
+      if (size < 7) return;
       draw.font = "700 " + size + "px system-ui, sans-serif";
       draw.textBaseline = "middle";
       draw.textAlign = "left";
@@ -208,7 +209,7 @@
         const label = KVW.label(request);
         const wide = draw.measureText(label).width + 5;
         draw.fillStyle = KVW.color(request);
-        draw.fillRect(x + 1, y + (cellHeight - size - 2) / 2, wide, size + 2);
+        draw.fillRect(x + 1, y + (cellHeight - size - 1) / 2, wide, size + 1);
         draw.fillStyle = KVW.textOn(KVW.color(request));
         draw.fillText(label, x + 3.5, y + cellHeight / 2 + 0.5);
       };

@@ -2,10 +2,10 @@
 (function (KVW) {
   "use strict";
   const USES = [
-    ["tokens", "Tokens"],
-    ["reserved", "Reserved, empty"],
-    ["external", "Lost between regions"],
-    ["free", "Free"],
+    ["tokens", "Tokens", "Slots that hold the keys and values of a token"],
+    ["reserved", "Reserved, empty", "Slots that belong to a running request and hold nothing yet"],
+    ["external", "External fragmentation", "Slots that nobody can get: rounding of regions, and free pieces too small for the next request"],
+    ["free", "Free", "Slots that could be given to a request"],
   ];
   const role = KVW.role;
 
@@ -16,9 +16,10 @@
       this.map = new KVW.PageMapView(role(root, "map"), role(root, "detail"), this.name);
       const waste = role(root, "waste");
       const legend = role(root, "legend");
-      for (const [use, label] of USES) {
+      for (const [use, label, meaning] of USES) {
         waste.appendChild(KVW.make("span", "kvw-use kvw-use-" + use));
         const item = legend.appendChild(KVW.make("li"));
+        item.title = meaning;
         item.append(KVW.make("span", "kvw-swatch kvw-use-" + use), KVW.make("span", "", label), KVW.make("b"));
       }
     }
