@@ -23,8 +23,6 @@ from torch import Tensor
 TILE = 64
 #: Matrix libraries have special code for few and for odd rows, with another order of addition.
 ROWS = 4
-#: Queries of a prompt that are looked at together: bounds the memory for their scores.
-_QUERY_BLOCK = 128
 
 
 def cache_write(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
@@ -55,24 +53,32 @@ def cache_rows(block_tables: Tensor, block_size: int, num_kv_heads: int, length:
 
 
 def attention_mask(
-    positions: Tensor, context_lens: Tensor, length: int, window: int | None, dtype: torch.dtype
+    positions: Tensor, num_heads: int, num_kv_heads: int, length: int, window: int | None, dtype: torch.dtype
 ) -> Tensor:
-    """What each query sees: 0 where it sees a key, -inf where it does not.
+    """What each query sees, in tiles: 0 where it sees a key, -inf where it does not.
 
     Args:
-        positions: int64 ``[num_seqs, num_queries]``, the queries' places in their sequences.
-        context_lens: int64 ``[num_seqs]``, keys that are there.
-        window: a query sees itself and the ``window - 1`` positions before it; None: all before it.
+        positions: int64 ``[num_seqs, num_queries]``, the queries' places in their sequences. A query sees itself and
+            what comes before it.
+        window: only itself and the ``window - 1`` positions before it; None: all of them.
 
     Returns:
-        ``[num_seqs, num_queries, length]``.
+        ``[num_seqs * num_kv_heads, tiles, rows, TILE]``. The rows are the queries times the heads that share a KV
+        head, rounded up to a multiple of `ROWS`; the rows that this adds are ignored later, and see all keys.
     """
+    num_seqs, num_queries = positions.shape
+    group = num_heads // num_kv_heads
     key = torch.arange(length, device=positions.device)
     query = positions[:, :, None]
-    visible = (key <= query) & (key < context_lens[:, None, None])
+    visible = key <= query
     if window is not None:
         visible &= key > query - window
-    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)
+    tiles = mask.view(num_seqs, 1, num_queries, 1, length // TILE, TILE)
+    tiles = tiles.expand(-1, num_kv_heads, -1, group, -1, -1).reshape(
+        num_seqs * num_kv_heads, num_queries * group, length // TILE, TILE
+    )
+    return F.pad(tiles.transpose(1, 2), (0, 0, 0, -num_queries * group % ROWS)).contiguous()
 
 
 def paged_attention(
@@ -89,71 +95,49 @@ def paged_attention(
 
     Args:
         q: ``[num_seqs, num_queries, num_heads, head_dim]``; ``num_heads`` is a multiple of ``num_kv_heads`` (GQA).
-        rows: from `cache_rows`; ``mask``: from `attention_mask`, of the same length.
+        rows: from `cache_rows`; ``mask``: from `attention_mask`, for the same heads and length.
         softcap: bounds the scores to ``softcap * tanh(score / softcap)`` before the mask (Gemma 2).
         sinks: ``[num_heads]``, a logit per head that takes part in the softmax and has no value (GPT-OSS).
 
     Returns:
         ``[num_seqs, num_queries, num_heads, value_head_dim]``.
     """
-    num_queries = q.shape[1]
-    if num_queries <= _QUERY_BLOCK:
-        return _attend(q, k_cache, v_cache, rows, mask, scale, softcap, sinks)
-    parts = [
-        _attend(part, k_cache, v_cache, rows, part_mask, scale, softcap, sinks)
-        for part, part_mask in zip(q.split(_QUERY_BLOCK, 1), mask.split(_QUERY_BLOCK, 1), strict=True)
-    ]
-    return torch.cat(parts, dim=1)
-
-
-def _attend(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    rows: Tensor,
-    mask: Tensor,
-    scale: float,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
     num_seqs, num_queries, num_heads, head_dim = q.shape
-    _, num_kv_heads, length = rows.shape
-    group, tiles, batch = num_heads // num_kv_heads, length // TILE, num_seqs * num_kv_heads
+    num_kv_heads, value_head_dim = k_cache.shape[2], v_cache.shape[3]
+    group = num_heads // num_kv_heads
+    batch, tiles, num_rows, _ = mask.shape
+
     # The query heads of one KV head are rows beside each other: GQA without repeating keys and values.
     grouped = q.reshape(num_seqs, num_queries, num_kv_heads, group, head_dim).transpose(1, 2)
-    grouped = grouped.reshape(batch, 1, num_queries * group, head_dim) * scale
-    padding = -num_queries * group % ROWS
-    if padding:
-        grouped = F.pad(grouped, (0, 0, 0, padding))
-    num_rows = num_queries * group + padding
+    grouped = grouped.reshape(batch, 1, num_queries * group, head_dim)
+    grouped = F.pad(grouped, (0, 0, 0, num_rows - num_queries * group))
+    queries = grouped.expand(-1, tiles, -1, -1).reshape(batch * tiles, num_rows, head_dim)
     flat = rows.flatten()
     k = k_cache.view(-1, head_dim).index_select(0, flat).view(batch * tiles, TILE, head_dim)
-    v = v_cache.view(-1, v_cache.shape[-1]).index_select(0, flat).view(batch * tiles, TILE, v_cache.shape[-1])
+    v = v_cache.view(-1, value_head_dim).index_select(0, flat).view(batch * tiles, TILE, value_head_dim)
 
-    queries = grouped.expand(-1, tiles, -1, -1).reshape(batch * tiles, num_rows, head_dim)
-    scores = torch.bmm(queries, k.transpose(1, 2)).view(batch, tiles, num_rows, TILE)
-    scores = scores[:, :, : num_queries * group].transpose(1, 2)
-    scores = scores.reshape(num_seqs, num_kv_heads, num_queries, group, length)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores = scores + mask[:, None, :, None]
-    weights = _softmax(scores, None if sinks is None else sinks.view(num_kv_heads, 1, group, 1))
+    if softcap is None:
+        scores = torch.baddbmm(mask.flatten(0, 1), queries, k.transpose(1, 2), alpha=scale)
+    else:
+        scores = torch.bmm(queries, k.transpose(1, 2)) * (scale / softcap)
+        scores = scores.tanh_().mul_(softcap).add_(mask.flatten(0, 1))
+    by_row = scores.view(batch, tiles, num_rows, TILE).transpose(1, 2).reshape(batch, num_rows, tiles * TILE)
+    weights = by_row.softmax(dim=-1) if sinks is None else _softmax_with_sinks(by_row, sinks, num_queries, num_kv_heads)
+    by_tile = weights.view(batch, num_rows, tiles, TILE).transpose(1, 2).reshape(batch * tiles, num_rows, TILE)
 
-    weights = weights.view(batch, num_queries * group, tiles, TILE).transpose(1, 2)
-    if padding:
-        weights = F.pad(weights, (0, 0, 0, padding))
-    parts = torch.bmm(weights.reshape(batch * tiles, num_rows, TILE), v).view(batch, tiles, num_rows, -1)
+    parts = torch.bmm(by_tile, v).view(batch, tiles, num_rows, value_head_dim)
     out = parts[:, 0]
     for tile in range(1, tiles):
         out = out + parts[:, tile]
-    out = out[:, : num_queries * group].reshape(num_seqs, num_kv_heads, num_queries, group, -1)
-    return out.transpose(1, 2).flatten(2, 3)
+    out = out[:, : num_queries * group].view(num_seqs, num_kv_heads, num_queries, group, value_head_dim)
+    return out.transpose(1, 2).reshape(num_seqs, num_queries, num_heads, value_head_dim)
 
 
-def _softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
-    """Softmax over the last dimension, with one more logit per row if there are sinks."""
-    if sinks is None:
-        return scores.softmax(dim=-1)
-    largest = torch.maximum(scores.amax(dim=-1, keepdim=True), sinks)
+def _softmax_with_sinks(scores: Tensor, sinks: Tensor, num_queries: int, num_kv_heads: int) -> Tensor:
+    """Softmax of ``[num_seqs * num_kv_heads, rows, length]`` with one more logit per row, its head's sink."""
+    batch, num_rows, _ = scores.shape
+    per_row = sinks.view(num_kv_heads, 1, -1).expand(-1, num_queries, -1).reshape(num_kv_heads, -1)
+    per_row = F.pad(per_row, (0, num_rows - per_row.shape[1])).repeat(batch // num_kv_heads, 1)[:, :, None]
+    largest = torch.maximum(scores.amax(dim=-1, keepdim=True), per_row)
     exponentials = torch.exp(scores - largest)
-    return exponentials / (exponentials.sum(dim=-1, keepdim=True) + torch.exp(sinks - largest))
+    return exponentials / (exponentials.sum(dim=-1, keepdim=True) + torch.exp(per_row - largest))

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from workbench.engine.scheduler import StepPlan
 from workbench.memory.protocol import MemoryManager
-from workbench.models.hook import HookError, PagedBatch
+from workbench.models.hook import HookError
 from workbench.models.loading import LoadedModel
+from workbench.models.paged_batch import PagedBatch
 
 
 class ModelRunner:

@@ -19,8 +19,9 @@ from transformers.utils import logging as transformers_logging
 
 from workbench.events.types import ModelGeometry
 from workbench.models import hook
-from workbench.models.hook import GeometryProbe, HookError, LayerGeometry, PagedBatch
+from workbench.models.hook import GeometryProbe, HookError, LayerGeometry
 from workbench.models.packed_linear import pack_linear_layers
+from workbench.models.paged_batch import PagedBatch
 
 log = logging.getLogger(__name__)
 

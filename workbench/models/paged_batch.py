@@ -1,0 +1,107 @@
+"""One step's tokens, and where their keys and values lie: what the attention hook gets to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from paged_kernels.torch_attention import attention_mask, cache_rows, whole_tiles
+from torch import Tensor
+
+#: Queries of a prompt that are looked at together. Bounds the memory for their scores, and leaves out most of the keys
+#: that come after them.
+_QUERY_BLOCK = 128
+
+
+@dataclass
+class QueryGroup:
+    """Queries that are computed in one call: ``query_len`` of each of ``count`` sequences.
+
+    Attributes:
+        start: the first of their tokens among the step's tokens.
+        block_tables: int64 ``[count, max_blocks]``.
+        context_lens: per sequence, how many tokens its last query sees, itself included (without a window).
+    """
+
+    start: int
+    count: int
+    query_len: int
+    block_tables: Tensor
+    context_lens: list[int]
+    _made: dict[Any, Tensor] = field(default_factory=dict)
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.count * self.query_len
+
+    @property
+    def length(self) -> int:
+        """Keys per sequence, in whole tiles."""
+        return whole_tiles(max(self.context_lens))
+
+    def rows(self, block_size: int, num_kv_heads: int) -> Tensor:
+        """`cache_rows`, made once per step."""
+        if num_kv_heads not in self._made:
+            tables = self.block_tables[:, : -(-max(self.context_lens) // block_size)]
+            self._made[num_kv_heads] = cache_rows(tables, block_size, num_kv_heads, self.length)
+        return self._made[num_kv_heads]
+
+    def mask(self, num_heads: int, num_kv_heads: int, window: int | None, dtype: torch.dtype) -> Tensor:
+        """`attention_mask`, made once per step for every kind of layer."""
+        key = (num_heads, num_kv_heads, window)
+        if key not in self._made:
+            lens = torch.tensor(self.context_lens, device=self.block_tables.device)
+            positions = lens[:, None] + torch.arange(-self.query_len, 0, device=lens.device)
+            self._made[key] = attention_mask(positions, num_heads, num_kv_heads, self.length, window, dtype)
+        return self._made[key]
+
+
+@dataclass
+class PagedBatch:
+    """The tokens of a step, packed one sequence after another; sequences that decode come first.
+
+    Attributes:
+        caches: per layer, K and V: ``[num_blocks, block_size, num_kv_heads, head_dim]``.
+        slot_mapping: int64 ``[num_tokens]``, the slot of every new token.
+        block_tables: int64 ``[num_seqs, max_blocks]``, padded with 0.
+        context_lens: tokens of every sequence in the cache after this step, ``[num_seqs]``.
+        query_lens: new tokens of every sequence, ``[num_seqs]``; 1 for the first ``num_decodes``.
+        calls: how often each layer called the hook.
+        groups: the queries, in the order of the tokens.
+    """
+
+    caches: list[tuple[Tensor, Tensor]]
+    slot_mapping: Tensor
+    block_tables: Tensor
+    context_lens: list[int]
+    query_lens: list[int]
+    num_decodes: int
+    calls: list[int] = field(init=False)
+    groups: list[QueryGroup] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.calls = [0] * len(self.caches)
+        self.groups = []
+        start = 0
+        if self.num_decodes:
+            start = self._add(0, self.num_decodes, 0, 1, 0)
+        index = self.num_decodes
+        while index < len(self.query_lens):
+            query_len = self.query_lens[index]
+            count = 1
+            if query_len <= _QUERY_BLOCK:
+                # Prompts of the same length, such as a class's, are computed in one call.
+                while index + count < len(self.query_lens) and self.query_lens[index + count] == query_len:
+                    count += 1
+            for offset in range(0, query_len, _QUERY_BLOCK):
+                block = min(_QUERY_BLOCK, query_len - offset)
+                start = self._add(start, count, index, block, query_len - offset - block)
+            index += count
+
+    def _add(self, start: int, count: int, first: int, query_len: int, behind: int) -> int:
+        """Adds a group of sequences from ``first``, whose last query has ``behind`` tokens of the step behind it."""
+        lens = [length - behind for length in self.context_lens[first : first + count]]
+        group = QueryGroup(start, count, query_len, self.block_tables[first : first + count], lens)
+        self.groups.append(group)
+        return group.stop
