@@ -96,7 +96,7 @@ def _side(page_map: PageMap, mark: Mark, duel: Duel | None, settings: Settings |
     busy = totals.busy_ns / 1e9
     pool_bytes = page_map.run.bytes_per_block * page_map.run.num_blocks if page_map.run else 0
     speed = totals.generated_tokens / busy if busy else None
-    mean = f"mean {share(mark.mean_share)}"
+    mean = f"mean {share(mark.mean_share)}" if mark.mean_share is not None else ""
     if mark.busy_share is not None:
         mean += f"; {share(mark.busy_share)} while others waited"
     return {
@@ -108,7 +108,11 @@ def _side(page_map: PageMap, mark: Mark, duel: Duel | None, settings: Settings |
             ["Running now", str(len(page_map.running)), f"peak {mark.peak}"],
             ["Waiting", str(len(page_map.waiting)), _count(totals.preemptions, "preemption")],
             ["Held memory in use", share(token_share(page_map.waste())), mean],
-            ["Tokens per second", rate(speed), f"{totals.generated_tokens:,} in {busy:.1f} s, measured"],
+            [
+                "Tokens per second",
+                rate(speed),
+                f"{totals.generated_tokens:,} in {busy:.1f} s, measured" if busy else "",
+            ],
         ],
         "waiting": page_map.waiting,
         "why": blocked_words(page_map),

@@ -11,8 +11,9 @@ import gradio as gr
 
 from workbench_app.frame import preview_frame
 from workbench_app.presets import PRESETS
-from workbench_app.session import ServerFullError, Session, SessionClosedError, SessionStore
+from workbench_app.session import Session, SessionClosedError
 from workbench_app.settings import SettingError, Settings, parse_settings, parse_speed, pool_words
+from workbench_app.store import ServerFullError, SessionStore
 
 _POLL_SECONDS = 0.02
 _NO_RUN = "There is no run here: press Run or Step. (A run that nobody uses is closed after a while.)"

@@ -11,8 +11,8 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 
-from workbench_app.session import SessionStore
 from workbench_app.stage import STATIC
+from workbench_app.store import SessionStore
 from workbench_app.ui import build_ui
 
 if TYPE_CHECKING:

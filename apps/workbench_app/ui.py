@@ -9,7 +9,6 @@ import gradio as gr
 from workbench_app.controls import unchecked
 from workbench_app.handlers import Handlers, choose_preset
 from workbench_app.presets import DEFAULT_PRESET, PRESETS, Preset
-from workbench_app.session import SessionStore
 from workbench_app.settings import (
     BLOCK_SIZES,
     MAX_PROMPTS,
@@ -23,6 +22,7 @@ from workbench_app.settings import (
     TEMPERATURE,
 )
 from workbench_app.stage import make_stage
+from workbench_app.store import SessionStore
 
 _TITLE = "KV Workbench"
 _INTRO = (

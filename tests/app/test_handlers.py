@@ -14,7 +14,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from workbench_app.handlers import Handlers, choose_preset
 from workbench_app.main import build, launch_options, make_store
-from workbench_app.session import SessionStore
+from workbench_app.store import SessionStore
 
 from workbench.models import LoadedModel
 

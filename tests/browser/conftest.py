@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 from workbench_app.main import build, launch_options, make_store, step_threads
-from workbench_app.session import Session, SessionStore
+from workbench_app.session import Session
+from workbench_app.store import SessionStore
 
 from workbench.models import LoadedModel
 
