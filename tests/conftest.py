@@ -18,7 +18,8 @@ from workbench.engine import LLM
 from workbench.events import PageMap
 from workbench.models import LoadedModel, load_model, prepare_model
 
-torch.set_num_threads(2)
+# With as many threads as cores, another busy process makes every step ten times slower (docs/benchmarks.md).
+torch.set_num_threads(1)
 
 
 def random_llama(**changes: int) -> LoadedModel:

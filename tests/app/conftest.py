@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+
+from workbench.models import LoadedModel
 from workbench_app.main import step_threads
 from workbench_app.session import Session
 from workbench_app.settings import Prompt, Settings
-
-from workbench.models import LoadedModel
 
 SMALL = Settings(
     prompts=(

@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import workbench_app.duel as duel_module
-from workbench_app.duel import Duel
-from workbench_app.frame import build_frame, preview_frame
-from workbench_app.presets import PRESETS
-from workbench_app.settings import SettingError, Settings, parse_settings
 
+import workbench_app.duel as duel_module
 from tests.conftest import assert_page_map_matches
 from workbench.engine import SamplingParams
 from workbench.models import LoadedModel
 from workbench.views import map_payload
+from workbench_app.duel import Duel
+from workbench_app.frame import build_frame, preview_frame
+from workbench_app.presets import PRESETS
+from workbench_app.settings import SettingError, Settings, parse_settings
 
 
 def preset_settings(name: str) -> Settings:

@@ -12,11 +12,11 @@ import gradio as gr
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+
+from workbench.models import LoadedModel
 from workbench_app.handlers import Handlers, choose_preset
 from workbench_app.main import build, launch_options, make_store
 from workbench_app.store import SessionStore
-
-from workbench.models import LoadedModel
 
 FIELDS = ["Once upon a time\nEs war einmal | 6", 10, 256, 16, "max", 128, 0.8, 0]
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from workbench_app.session import Session, SessionClosedError
-from workbench_app.settings import SettingError, Settings
-from workbench_app.store import ServerFullError, SessionStore
 
 from tests.app.conftest import Clock
 from workbench.models import LoadedModel
+from workbench_app.session import Session, SessionClosedError
+from workbench_app.settings import SettingError, Settings
+from workbench_app.store import ServerFullError, SessionStore
 
 Wait = Callable[..., None]
 

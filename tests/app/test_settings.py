@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+
 from workbench_app.presets import DEFAULT_PRESET, PRESETS
 from workbench_app.settings import SettingError, parse_prompts, parse_settings, parse_speed, pool_words
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+
+from workbench.models import LoadedModel
 from workbench_app.main import build, launch_options, make_store, step_threads
 from workbench_app.session import Session
 from workbench_app.store import SessionStore
-
-from workbench.models import LoadedModel
 
 FLAGS = [
     "--no-sandbox",

@@ -242,3 +242,31 @@ def test_random_traffic_keeps_the_books(data: st.DataObject, memory: str) -> Non
     assert llm.page_map.sequences == {}
     waste = llm.page_map.waste()
     assert waste.free == llm.page_map.num_slots
+
+
+def test_every_wait_has_a_cause(llama: LoadedModel) -> None:
+    """Whoever waits at the end of a step is told why, whatever it was that kept it out."""
+    llm = LLM(
+        llama,
+        EngineConfig(
+            block_size=4, num_blocks=12, watermark=0.1, max_model_len=40, max_num_seqs=4, max_num_batched_tokens=9
+        ),
+    )
+    for number in range(9):
+        llm.add_request([number + 1] * (3 + number), SamplingParams(max_tokens=14, temperature=0))
+    causes = set()
+    while llm.has_unfinished:
+        llm.step()
+        assert_page_map_matches(llm)
+        if llm.page_map.waiting:
+            blocked = llm.page_map.blocked
+            assert blocked is not None
+            assert blocked.request == llm.page_map.waiting[0]
+            causes.add(blocked.cause)
+    assert {Cause.TOKEN_BUDGET, Cause.JUST_PREEMPTED, Cause.MAX_RUNNING} <= causes
+
+
+def test_peak_counts_requests_that_end_in_their_first_step(llama: LoadedModel) -> None:
+    llm = LLM(llama)
+    llm.generate([[1], [2], [3]], SamplingParams(max_tokens=1))
+    assert llm.page_map.totals.max_running == 3

@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from paged_kernels.torch_attention import (
     TILE,
     attention_mask,
@@ -14,7 +16,6 @@ from paged_kernels.torch_attention import (
     paged_attention,
     whole_tiles,
 )
-from torch import Tensor
 
 
 def reference(

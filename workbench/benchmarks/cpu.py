@@ -32,8 +32,13 @@ def _progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _our_engine(model: LoadedModel, prompts: Tokens, new_tokens: int, events: bool) -> tuple[float, Tokens]:
-    """Seconds and tokens of one run. The engine itself (books, pool) is made before the clock starts."""
+def _our_engine(
+    model: LoadedModel, prompts: Tokens, new_tokens: int, events: bool, steps: list[float] | None = None
+) -> tuple[float, Tokens]:
+    """Seconds and tokens of one run; ``steps`` gets the seconds of every step.
+
+    The engine itself (books, pool) is made before the clock starts.
+    """
     longest = len(prompts[0]) + new_tokens
     blocks = len(prompts) * -(-longest // 16)
     config = EngineConfig(
@@ -44,10 +49,16 @@ def _our_engine(model: LoadedModel, prompts: Tokens, new_tokens: int, events: bo
     llm = LLM(model, config, events=events)
     params = SamplingParams(max_tokens=new_tokens, temperature=0, ignore_eos=True)
     with Recorder(llm.bus, io.BytesIO()) if events else nullcontext():
-        started = time.perf_counter()
-        outputs = llm.generate(prompts, params)
+        started = last = time.perf_counter()
+        requests = [llm.add_request(prompt, params) for prompt in prompts]
+        while llm.has_unfinished:
+            llm.step()
+            if steps is not None:
+                now = time.perf_counter()
+                steps.append(now - last)
+                last = now
         seconds = time.perf_counter() - started
-    return seconds, [output.outputs[0].token_ids for output in outputs]
+    return seconds, [llm.output(request).outputs[0].token_ids for request in requests]
 
 
 def _generate(model: Any, prompts: Tokens, new_tokens: int) -> tuple[float, Tokens]:
@@ -67,12 +78,13 @@ def _generate(model: Any, prompts: Tokens, new_tokens: int) -> tuple[float, Toke
     return time.perf_counter() - started, output[:, ids.shape[1] :].tolist()
 
 
-def _continuous_batching(model: Any, prompts: Tokens, new_tokens: int) -> tuple[float, Tokens]:
-    """transformers' continuous batching, on a cache made to measure: its own default is ten times slower here."""
+def _continuous_batching(model: Any, prompts: Tokens, new_tokens: int, tuned: bool) -> tuple[float, Tokens]:
+    """transformers' continuous batching, with its defaults, or with a cache that is just large enough."""
     longest = len(prompts[0]) + new_tokens
-    config = ContinuousBatchingConfig(
+    made_to_measure = ContinuousBatchingConfig(
         num_blocks=len(prompts) * -(-longest // 256), max_batch_tokens=len(prompts) * len(prompts[0])
     )
+    config = made_to_measure if tuned else None
     generation = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
     started = time.perf_counter()
     results = model.generate_batch(inputs=prompts, generation_config=generation, continuous_batching_config=config)
@@ -81,16 +93,30 @@ def _continuous_batching(model: Any, prompts: Tokens, new_tokens: int) -> tuple[
     return seconds, [result.generated_tokens for result in ordered]
 
 
-def _event_cost(ours: Callable[[bool], tuple[float, Tokens]], repetitions: int) -> list[float]:
-    """Per pair of runs, how much longer the one with bus and recorder took. The order alternates."""
-    costs = []
+def _event_cost(ours: Callable[[bool, list[float]], tuple[float, Tokens]], repetitions: int) -> list[float]:
+    """How much longer steps take with bus and recorder, as a share.
+
+    Runs with and without take turns. For each step of the run the lower quartile of its times is taken, once with
+    events and once without: a single run is far too noisy for a difference of a percent. The last value is that of
+    all repetitions together; those before it, of each quarter of them, show how far it can be trusted.
+    """
+    times: dict[bool, list[list[float]]] = {True: [], False: []}
     for repetition in range(repetitions):
-        times = {}
         for events in (True, False) if repetition % 2 else (False, True):
-            times[events] = ours(events)[0]
-        costs.append(times[True] / times[False] - 1)
-        _progress(f"event cost, pair {repetition + 1} of {repetitions}: {costs[-1]:+.1%}")
-    return costs
+            steps: list[float] = []
+            ours(events, steps)
+            times[events].append(steps)
+        _progress(f"event cost: pair {repetition + 1} of {repetitions}")
+
+    def cost(part: slice) -> float:
+        with_events, without = (
+            sum(sorted(step)[len(step) // 4] for step in zip(*times[events][part], strict=True))
+            for events in (True, False)
+        )
+        return with_events / without - 1
+
+    quarters = [slice(i * repetitions // 4, (i + 1) * repetitions // 4) for i in range(4)] if repetitions >= 4 else []
+    return [cost(part) for part in (*quarters, slice(None))]
 
 
 def run(requests: int, prompt_tokens: int, new_tokens: int, repetitions: int, event_repetitions: int) -> str:
@@ -104,7 +130,12 @@ def run(requests: int, prompt_tokens: int, new_tokens: int, repetitions: int, ev
     contestants: dict[str, Contestant] = {
         "this engine, events and recorder on": lambda: _our_engine(loaded, prompts, new_tokens, events=True),
         "transformers `generate`, one batch": lambda: _generate(plain, prompts, new_tokens),
-        "transformers continuous batching": lambda: _continuous_batching(batching, prompts, new_tokens),
+        "transformers continuous batching, cache made to measure": lambda: _continuous_batching(
+            batching, prompts, new_tokens, tuned=True
+        ),
+        "transformers continuous batching, its defaults": lambda: _continuous_batching(
+            batching, prompts, new_tokens, tuned=False
+        ),
     }
     for name, contestant in contestants.items():
         _progress(f"warming up: {name}")
@@ -119,7 +150,9 @@ def run(requests: int, prompt_tokens: int, new_tokens: int, repetitions: int, ev
             seconds[name].append(elapsed)
             equal[name].append(sum(a == b for a, b in zip(tokens, reference, strict=True)))
             _progress(f"{repetition + 1} of {repetitions}: {name}: {requests * new_tokens / elapsed:,.0f} tokens/s")
-    costs = _event_cost(lambda events: _our_engine(loaded, prompts, new_tokens, events), event_repetitions)
+    costs = _event_cost(
+        lambda events, steps: _our_engine(loaded, prompts, new_tokens, events, steps), event_repetitions
+    )
     return _report(requests, prompt_tokens, new_tokens, seconds, equal, costs)
 
 
@@ -150,10 +183,10 @@ def _report(
             f"| {name} | {statistics.median(rates):,.0f} | {', '.join(f'{rate:,.0f}' for rate in rates)} | "
             f"{ratio:.2f}x | {min(equal[name])} of {requests} |"
         )
-    middle = statistics.quantiles(costs, n=4) if len(costs) > 1 else costs * 3
+    parts = ", ".join(f"{cost:+.2%}" for cost in costs[:-1])
     lines += [
         "",
-        f"Cost of events (bus with a recorder against no bus, {len(costs)} pairs of runs): median "
-        f"{statistics.median(costs):+.2%}, middle half {middle[0]:+.2%} to {middle[2]:+.2%}.",
+        f"Cost of events, bus with a recorder against no bus (lower quartile of each step's times): {costs[-1]:+.2%}"
+        + (f" (by quarters of the repetitions: {parts})." if parts else "."),
     ]
     return "\n".join(lines)

@@ -121,7 +121,9 @@ class Scheduler:
                 self._plan(plan, sequence, count)
                 budget -= count
                 index += 1
-        if not preempted:
+        if preempted:
+            self._block(self.waiting[0].request, Shortfall(Cause.JUST_PREEMPTED, 0, 0, ""))
+        else:
             self._admit(plan, budget, step)
         return plan
 
@@ -135,9 +137,13 @@ class Scheduler:
         (plan.decodes if is_decode else plan.prefills).append(chunk)
 
     def _admit(self, plan: StepPlan, budget: int, step: int) -> None:
-        while self.waiting and budget > 0:
+        while self.waiting:
             sequence = self.waiting[0]
-            shortfall = self._shortfall(sequence)
+            if budget == 0:
+                limit = self._config.max_num_batched_tokens
+                shortfall: Shortfall | None = Shortfall(Cause.TOKEN_BUDGET, sequence.num_tokens, limit, "tokens")
+            else:
+                shortfall = self._shortfall(sequence)
             if shortfall is not None:
                 self._block(sequence.request, shortfall)
                 return

@@ -216,7 +216,6 @@ class PageMap(msgspec.Struct):
         self.last = event
         self.totals.prefill_tokens += event.prefill_tokens
         self.totals.busy_ns += event.schedule_ns + event.forward_ns + event.sample_ns
-        self.totals.max_running = max(self.totals.max_running, event.running)
 
     def _request_queued(self, event: ev.RequestQueued) -> None:
         if event.request in self.requests:
@@ -229,6 +228,7 @@ class PageMap(msgspec.Struct):
     def _start(self, request: int, step: int) -> RequestState:
         self.waiting.remove(request)
         self.running.append(request)
+        self.totals.max_running = max(self.totals.max_running, len(self.running))
         self.blocked = None
         state = self.requests[request]
         state.status = RequestStatus.RUNNING

@@ -30,6 +30,8 @@ class Cause(StrEnum):
     POOL_EXHAUSTED = "pool_exhausted"  #: no free page or region is large enough
     WATERMARK = "watermark"  #: free pages are left, but so few that running requests will soon need them
     MAX_RUNNING = "max_running"  #: as many requests run as the configuration allows
+    TOKEN_BUDGET = "token_budget"  #: the step computes as many tokens as it may
+    JUST_PREEMPTED = "just_preempted"  #: memory ran out in this very step, so nobody is let in
     PREEMPTION_VICTIM = "preemption_victim"  #: the request was put back so that an older one can go on
     REQUEST_FINISHED = "request_finished"
     CANCELLED = "cancelled"
@@ -171,7 +173,8 @@ class AdmissionBlocked(Event):
     """The request at the head of the queue has to wait. Sent when anything about that changes.
 
     ``needed`` and ``available`` are pages (paged) or slots (contiguous: the largest free region), or requests when
-    the cause is `Cause.MAX_RUNNING`.
+    the cause is `Cause.MAX_RUNNING`. For `Cause.TOKEN_BUDGET` they are the waiting tokens and the budget of a step, for
+    `Cause.JUST_PREEMPTED` both are 0.
     """
 
     request: int

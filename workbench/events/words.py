@@ -16,6 +16,8 @@ CAUSES: dict[Cause, str] = {
     Cause.POOL_EXHAUSTED: "too few pages are free, or no free region is large enough",
     Cause.WATERMARK: "the few free pages are kept for the running requests",
     Cause.MAX_RUNNING: "no more requests may run at once",
+    Cause.TOKEN_BUDGET: "the step computes as many tokens as it may",
+    Cause.JUST_PREEMPTED: "memory ran out in this step, so nobody is let in",
     Cause.PREEMPTION_VICTIM: "the request was put back so that an older one can go on",
     Cause.REQUEST_FINISHED: "the request is complete",
     Cause.CANCELLED: "the request was cancelled",
@@ -54,6 +56,10 @@ def describe_blocked(blocked: Blocked | ev.AdmissionBlocked, paged: bool, explai
     cause, needed, available = blocked.cause, blocked.needed, blocked.available
     if cause is Cause.MAX_RUNNING:
         numbers = f"it would be the {ordinal(needed)}, the limit is {available}"
+    elif cause is Cause.TOKEN_BUDGET:
+        numbers = f"has {plural(needed, 'token')} to compute, a step computes at most {available}"
+    elif cause is Cause.JUST_PREEMPTED:
+        numbers = "a running request has just lost its memory"
     elif paged:
         kept = " with those kept back" if cause is Cause.WATERMARK else ""
         numbers = f"needs {plural(needed, 'page')}{kept}, {available} free"

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from paged_kernels.torch_attention import cache_write
-from paged_kernels.torch_attention import paged_attention as attend_over_pages
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from paged_kernels.torch_attention import cache_write
+from paged_kernels.torch_attention import paged_attention as attend_over_pages
 from workbench.models.paged_batch import PagedBatch
 
 #: transformers treats names with "flash", a slash or "paged|" in a special way: this one has none of them.

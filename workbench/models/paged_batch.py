@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from paged_kernels.torch_attention import attention_mask, cache_rows, whole_tiles
 from torch import Tensor
+
+from paged_kernels.torch_attention import attention_mask, cache_rows, whole_tiles
 
 #: Queries of a prompt that are looked at together. Bounds the memory for their scores, and leaves out most of the keys
 #: that come after them.

@@ -19,6 +19,8 @@ CAUSE_WORDS = {
     Cause.POOL_EXHAUSTED: "no free page was left",
     Cause.WATERMARK: "few free pages were left",
     Cause.MAX_RUNNING: "as many requests as allowed were running",
+    Cause.TOKEN_BUDGET: "the step was full",
+    Cause.JUST_PREEMPTED: "a request had just been preempted",
     Cause.PREEMPTION_VICTIM: "its request was preempted",
     Cause.REQUEST_FINISHED: "its request finished",
     Cause.CANCELLED: "its request was cancelled",
@@ -70,6 +72,10 @@ def blocked_words(page_map: PageMap) -> str:
     name = request_label(blocked.request)
     if blocked.cause is Cause.MAX_RUNNING:
         return f"{name} waits: {plural(blocked.available, 'request')} may run at once, and all of them do."
+    if blocked.cause is Cause.TOKEN_BUDGET:
+        return f"{name} waits: the step already computes as many tokens as it may, {blocked.available:,}."
+    if blocked.cause is Cause.JUST_PREEMPTED:
+        return f"{name} waits: memory ran out in this step, so nobody is let in."
     if page_map.is_paged:
         needed, free = plural(blocked.needed, "page"), plural(blocked.available, "page")
         if blocked.cause is Cause.WATERMARK:
