@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from tests.models.architectures import NO_SPECIAL, SHAPE
 from workbench.engine import LLM
 from workbench.events import PageMap
 from workbench.models import LoadedModel, load_model, prepare_model
@@ -22,23 +23,11 @@ from workbench.models import LoadedModel, load_model, prepare_model
 torch.set_num_threads(1)
 
 
-def random_llama(**changes: int) -> LoadedModel:
+def random_llama() -> LoadedModel:
     """A random two-layer Llama with a vocabulary of 97 and no tokenizer."""
-    settings = {
-        "vocab_size": 97,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 48,
-        "max_position_embeddings": 256,
-        "initializer_range": 0.3,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        **changes,
-    }
     torch.manual_seed(0)
-    return prepare_model(AutoModelForCausalLM.from_config(LlamaConfig(**settings)), None, "random-llama")
+    config = LlamaConfig(**(SHAPE | NO_SPECIAL | {"max_position_embeddings": 256}))
+    return prepare_model(AutoModelForCausalLM.from_config(config), None, "random-llama")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from workbench.events.page_map import PageMap, RequestStatus
+from workbench.events.page_map import PageMap
+from workbench.events.state import RequestStatus
 from workbench.events.types import AnyEvent
 from workbench.events.waste import WasteReport, WasteSplit
 from workbench.events.words import clean, clip, describe, describe_blocked, plural

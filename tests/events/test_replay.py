@@ -13,7 +13,7 @@ from tests.events.synthetic import GEOMETRY, Simulation, record
 from workbench import replay
 from workbench.events import PageMap, Recording, Timeline
 from workbench.events import types as ev
-from workbench.events.page_map import Page, Region, RequestState, RequestStatus, SequenceState
+from workbench.events.state import Page, Region, RequestState, RequestStatus, SequenceState
 from workbench.events.types import Cause
 from workbench.events.words import CAUSES, clean, describe, ordinal
 from workbench.replay_screen import Style, char_width, event_lines, page_map_lines, render, tail, waste_line

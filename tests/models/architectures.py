@@ -5,7 +5,7 @@ from __future__ import annotations
 import transformers as tf
 from transformers import PreTrainedConfig
 
-_SHAPE = {
+SHAPE = {
     "vocab_size": 97,
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -15,14 +15,14 @@ _SHAPE = {
     "max_position_embeddings": 128,
     "initializer_range": 0.3,
 }
-_NO_SPECIAL = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
+NO_SPECIAL = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
 _HYBRID = ["sliding_attention", "full_attention"]
-_GPT = {"vocab_size": 97, "initializer_range": 0.3, **_NO_SPECIAL}
+_GPT = {"vocab_size": 97, "initializer_range": 0.3, **NO_SPECIAL}
 
 
 def supported() -> dict[str, PreTrainedConfig]:
     """Every architecture that the issue names."""
-    both = _SHAPE | _NO_SPECIAL
+    both = SHAPE | NO_SPECIAL
     return {
         "llama": tf.LlamaConfig(**both),
         "qwen2": tf.Qwen2Config(**both),
@@ -47,7 +47,7 @@ def supported() -> dict[str, PreTrainedConfig]:
             max_position_embeddings=128,
             word_embed_proj_dim=32,
             init_std=0.3,
-            **_NO_SPECIAL,
+            **NO_SPECIAL,
         ),
         "gpt2": tf.GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=128, **_GPT),
         "gpt_neox": tf.GPTNeoXConfig(

@@ -29,7 +29,8 @@ import numpy as np
 
 from workbench.events import types as ev
 from workbench.events.history import History
-from workbench.events.page_map import PageMap, SequenceState
+from workbench.events.page_map import PageMap
+from workbench.events.state import SequenceState
 
 
 @dataclass(frozen=True)

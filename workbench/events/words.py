@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from workbench.events import types as ev
-from workbench.events.page_map import Blocked, PageMap
+from workbench.events.page_map import PageMap
+from workbench.events.state import Blocked
 from workbench.events.types import AnyEvent, Cause
 
 #: What each cause means. A sentence ends with "because <cause>: <this>".
