@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 Subscriber = Callable[[EventBatch], None]
 
+#: Batches that may wait to be folded into the state.
+_FOLD_AT_LEAST_EVERY = 64
+
 
 @dataclass
 class Subscription:
@@ -107,19 +110,32 @@ class EventBus:
     """In-process event bus of one engine. Emitting and flushing belong to the engine's thread.
 
     Attributes:
-        page_map: the state after the last flushed batch, kept by the bus so that anybody can join late.
         flush_ns: time spent delivering batches so far, subscribers included.
     """
 
     def __init__(self) -> None:
-        self.page_map = PageMap()
         self.flush_ns = 0
+        self._page_map = PageMap()
+        self._unfolded: list[EventBatch] = []
         self._pending: list[AnyEvent] = []
         self._subscriptions: list[Subscription] = []
         self._lock = threading.RLock()
         self._started_ns = time.perf_counter_ns()
         self._step = 0
         self._next_seq = 0
+
+    @property
+    def page_map(self) -> PageMap:
+        """The state after the last flushed batch, kept by the bus so that anybody can join late.
+
+        Batches are folded into it when somebody looks, and now and then so that they don't pile up: a step in which
+        nobody looks pays nothing for it.
+        """
+        with self._lock:
+            for batch in self._unfolded:
+                self._page_map.apply_all(batch.events)
+            self._unfolded.clear()
+            return self._page_map
 
     def emit(self, event: AnyEvent) -> None:
         """Stamps an event and keeps it for the end of the step."""
@@ -136,14 +152,16 @@ class EventBus:
             event.step = step
 
     def flush(self) -> EventBatch:
-        """Hands the step's events to the reducer, then to every subscriber, and returns them."""
+        """Hands the step's events to every subscriber, and returns them."""
         started = time.perf_counter_ns()
         batch = EventBatch(self._step, self._pending)
         self._pending = []
         # One critical section: whoever joins from another thread gets either the snapshot without this batch and then
         # the batch, or the snapshot with it; never a hole between the two.
         with self._lock:
-            self.page_map.apply_all(batch.events)
+            self._unfolded.append(batch)
+            if len(self._unfolded) >= _FOLD_AT_LEAST_EVERY:
+                _ = self.page_map
             subscriptions = list(self._subscriptions)
         for subscription in subscriptions:
             try:

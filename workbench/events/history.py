@@ -34,22 +34,20 @@ class KeyframeClock:
         if type(keyframe_every) is not int or keyframe_every < 1:
             raise ValueError(f"keyframe_every={keyframe_every!r}: must be an integer of at least 1")
         self._every = keyframe_every
-        self._restart(snapshot)
+        self.restart(snapshot)
 
-    def _restart(self, snapshot: PageMap) -> None:
+    def restart(self, snapshot: PageMap) -> None:
+        """Counts from here: ``snapshot`` is being kept."""
         self._step = snapshot.step
         self._events = 0
         tokens = snapshot.totals.generated_tokens
         weight = _PAGE * len(snapshot.pages) + _REQUEST * len(snapshot.requests) + _TOKEN * tokens
         self._enough = weight / 2 / _EVENT
 
-    def is_due(self, batch: EventBatch, state: PageMap) -> bool:
-        """Whether ``state``, the one after ``batch``, should be kept. Call it once per batch."""
+    def is_due(self, batch: EventBatch) -> bool:
+        """Whether the state after ``batch`` should be kept. Call it once per batch."""
         self._events += len(batch.events)
-        if batch.step - self._step < self._every or self._events < self._enough:
-            return False
-        self._restart(state)
-        return True
+        return batch.step - self._step >= self._every and self._events >= self._enough
 
 
 class History(ABC):

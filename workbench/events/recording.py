@@ -114,8 +114,10 @@ class Recorder:
             try:
                 self._writer.frame(BATCH, batch.step, self._encoder.encode(batch))
                 self.last_step = batch.step
-                if self._clock.is_due(batch, self._bus.page_map):
-                    self._writer.frame(KEYFRAME, batch.step, encode_page_map(self._bus.page_map))
+                if self._clock.is_due(batch):
+                    state = self._bus.page_map
+                    self._writer.frame(KEYFRAME, batch.step, encode_page_map(state))
+                    self._clock.restart(state)
             except BaseException as error:  # also an interrupt: the file may end in half a frame now
                 self.error = error
                 log.error("%s: recording stopped after step %d: %s", self.name, self.last_step, error)

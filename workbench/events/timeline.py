@@ -47,8 +47,10 @@ class Timeline(History):
         with self._lock:
             self._batches.append(batch)
             self._batch_steps.append(batch.step)
-            if self._clock.is_due(batch, self._bus.page_map):
-                self._keep(self._bus.page_map)
+            if self._clock.is_due(batch):
+                state = self._bus.page_map
+                self._keep(state)
+                self._clock.restart(state)
             if self._max_steps is not None:
                 self._forget(self._max_steps)
 
