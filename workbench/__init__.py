@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workbench.engine import LLM, EngineConfig, SamplingParams
-    from workbench.events import EventBus, PageMap
+    from workbench.events import EventBus, PageMap, Recorder, Recording
 
 __version__ = "0.1.0"
 
@@ -30,7 +30,7 @@ _HOMES = {
     "Recording": "workbench.events",
 }
 
-__all__ = ["LLM", "EngineConfig", "EventBus", "PageMap", "SamplingParams"]
+__all__ = ["LLM", "EngineConfig", "EventBus", "PageMap", "Recorder", "Recording", "SamplingParams"]
 
 
 def __getattr__(name: str) -> Any:

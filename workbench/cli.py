@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader (such as `head`) has had enough; nothing more can be said to it, not even at exit.
         os._exit(1)
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
         print(f"workbench {args.command}: {error}", file=sys.stderr)
         return 2
 

@@ -52,7 +52,7 @@ class Mark:
         return Mark(
             running=running,
             waiting=waiting,
-            peak=max(self.peak, running),
+            peak=page_map.totals.max_running,
             token_slots=self.token_slots + waste.token_states,
             held_slots=self.held_slots + held,
             busy_token_slots=self.busy_token_slots + (waste.token_states if waiting else 0),

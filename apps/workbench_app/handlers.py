@@ -64,9 +64,15 @@ class Handlers:
             pace = parse_speed(speed, unlimited)
         key = _key(request)
         pauses = self._pauses.get(key, 0)
-        session = await asyncio.to_thread(self._prepare, request, settings)
-        if self._pauses.get(key, 0) == pauses:  # Pause may have been pressed while the engines were made
-            session.start(pace)
+
+        def begin() -> Session:
+            session = self._prepare(request, settings)
+            if self._pauses.get(key, 0) == pauses:  # Pause may have been pressed while the engines were made
+                with _explained():
+                    session.start(pace)
+            return session
+
+        session = await asyncio.to_thread(begin)
         me = self._watchers[key] = self._watchers.get(key, 0) + 1
         shown = -1
         while self._watchers.get(key) == me:
@@ -84,7 +90,8 @@ class Handlers:
         with _explained():
             settings = parse_settings(*fields)
         session = self._prepare(request, settings)
-        session.forward()
+        with _explained():
+            session.forward()
         return session.frame()[1], ""
 
     def pause(self, request: gr.Request) -> Any:
@@ -115,7 +122,9 @@ class Handlers:
         """Forgets the run and shows the settings as they are now."""
         with _explained():
             settings = parse_settings(*fields)
-        self.store.drop(_key(request))
+        key = _key(request)
+        self._watchers[key] = self._watchers.get(key, 0) + 1  # whoever watches the old run shows nothing more of it
+        self.store.drop(key)
         return preview_frame(settings, self.store.model.geometry), ""
 
     def set_speed(self, request: gr.Request, speed: Any, unlimited: Any) -> None:

@@ -68,6 +68,7 @@ class Session:
         self._worker: _Worker | None = None
         self._speed = math.inf
         self._note = ""
+        self._failed = False
         self._latest = (0, "")
         self._closed = False
         self.run_number = 0
@@ -115,12 +116,12 @@ class Session:
         self.pause()
         with self._lock:
             self._touch()
-            if self._duel is not None and self._duel.settings == settings:
+            if self._duel is not None and self._duel.settings == settings and not self._failed:
                 return False
             duel = Duel(self._model, settings)
             if self._duel is not None:
                 self._duel.close()
-            self._duel, self._cursor, self._note = duel, 0, ""
+            self._duel, self._cursor, self._note, self._failed = duel, 0, "", False
             self.run_number += 1
             self._build()
             return True
@@ -134,9 +135,10 @@ class Session:
                 return
             if self.at_end:
                 self._cursor = 0
-            self._worker = _Worker(self._work)
+            worker = _Worker(self._work)
+            worker.start()  # it waits for the lock; `pause` may only find a thread that has been started
+            self._worker = worker
             self._build()
-            self._worker.start()
 
     def set_speed(self, speed: float) -> None:
         """Steps per second; takes effect at once."""
@@ -210,6 +212,7 @@ class Session:
         except Exception as error:
             log.exception("a run failed at step %d", self._cursor)
             self._note = f"The run stopped at step {self._cursor}: {error}"
+            self._failed = True
         finally:
             with self._lock:
                 self._worker = None

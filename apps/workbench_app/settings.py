@@ -22,7 +22,7 @@ MAX_PROMPT_CHARS = 4000
 #: More cells than this are neither visible nor quick to draw.
 MAX_PAGES = 2048
 
-_LENGTH_SUFFIX = re.compile(r"\|\s*(?P<length>-?\d+)\s*$")
+_LENGTH_SUFFIX = re.compile(r"\|\s*(?P<length>-?\d{1,9})\s*$")
 
 
 class SettingError(ValueError):
@@ -66,7 +66,7 @@ def _integer(field: str, value: object, limits: tuple[int, int]) -> int:
     allowed = f"Allowed are whole numbers from {low:,} to {high:,}."
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise SettingError(field, value, allowed)
-    if not math.isfinite(value) or value != int(value) or not low <= value <= high:
+    if not low <= value <= high or value != int(value):
         raise SettingError(field, value, allowed)
     return int(value)
 
@@ -123,6 +123,8 @@ def parse_settings(
     length = _integer("Output length", output_tokens, OUTPUT_TOKENS)
     parsed = parse_prompts(prompts, length)
     pool = _integer("Pool size", pool_tokens, POOL_TOKENS)
+    if pool % POOL_STEP:
+        raise SettingError("Pool size", pool, f"Allowed are multiples of {POOL_STEP}.")
     size = _integer("Block size", block_size, (BLOCK_SIZES[0], BLOCK_SIZES[-1]))
     if size not in BLOCK_SIZES:
         raise SettingError("Block size", size, f"Allowed are {', '.join(map(str, BLOCK_SIZES))}.")

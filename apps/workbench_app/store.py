@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from workbench.models.loading import LoadedModel
 
 
+#: When all places are taken, a visitor who has been idle for so long has to make room.
+_EVICT_AFTER_SECONDS = 60.0
+
+
 class ServerFullError(RuntimeError):
     """As many visitors as allowed have engines."""
 
@@ -70,14 +74,23 @@ class SessionStore:
         with self._lock:
             session = self._sessions.get(key or "")
             if session is None:
-                if len(self._sessions) >= self.max_sessions:
+                if len(self._sessions) >= self.max_sessions and not self._evict():
                     raise ServerFullError(
                         f"{self.max_sessions} visitors are running engines here, which is all this machine may hold. "
-                        f"A place is given up after {self.idle_seconds / 60:.0f} minutes without use: try again later."
+                        f"A place can be had when somebody has been idle for {_EVICT_AFTER_SECONDS:.0f} seconds: "
+                        "try again soon."
                     )
                 session = self._sessions[key or ""] = Session(model, self._clock)
                 self._start_reaper()
             return session
+
+    def _evict(self) -> bool:
+        """Gives up the place of whoever has been idle for longest, if that is long enough. The lock is held."""
+        idle = [(s.last_used, key) for key, s in self._sessions.items() if not s.running]
+        if not idle or self._clock() - min(idle)[0] < _EVICT_AFTER_SECONDS:
+            return False
+        self._sessions.pop(min(idle)[1]).close()
+        return True
 
     def drop(self, key: str | None) -> None:
         """Closes a session and forgets it. Nothing happens if there is none."""

@@ -7,6 +7,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +33,16 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable
 def find_chromium() -> str | None:
     """A system browser's path, if there is one."""
     named = os.environ.get("CHROMIUM")
-    return named or next((path for name in _NAMES if (path := shutil.which(name))), None)
+    return named or next((path for name in _NAMES if (path := shutil.which(name))), None) or _playwrights_own()
+
+
+def _playwrights_own() -> str | None:
+    """The browser that `playwright install chromium` has put into its own cache, if it has."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        path = playwright.chromium.executable_path
+    return path if Path(path).is_file() else None
 
 
 @dataclass

@@ -4,6 +4,7 @@
 set -u
 
 found() {
+    [ -n "${CHROMIUM:-}" ] && return 0
     for name in chromium chromium-browser google-chrome google-chrome-stable; do
         command -v "$name" >/dev/null 2>&1 && return 0
     done

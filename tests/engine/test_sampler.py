@@ -99,9 +99,11 @@ def test_logprobs_are_of_the_models_own_distribution() -> None:
     [
         ("max_tokens", 0, "at least 1"),
         ("max_tokens", True, "integer"),
-        ("temperature", -1, "0 to 100"),
-        ("temperature", float("nan"), "0 to 100"),
+        ("temperature", -1, "0.001 to 100"),
+        ("temperature", 1e-40, "0.001 to 100"),
+        ("temperature", float("nan"), "0.001 to 100"),
         ("top_k", -1, "at least 0"),
+        ("top_k", 1 << 63, "at least 0"),
         ("top_p", 0, "above 0"),
         ("min_p", 1.5, "0 to 1"),
         ("repetition_penalty", 0, "0.001"),

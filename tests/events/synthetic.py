@@ -225,6 +225,7 @@ class Simulation:
     def _finish(self, request: int, reason: FinishReason) -> None:
         self.running.remove(request)
         self._release(request, Cause.REQUEST_FINISHED)
+        self._blocked = None
         self._emit(ev.RequestFinished(request, reason, self._output[request]))
 
     def waste(self) -> ev.LiveWaste:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 from transformers import AutoModelForCausalLM
 
 from tests.conftest import assert_page_map_matches
-from tests.models.architectures import refused, supported
+from tests.models.architectures import NO_SPECIAL, SHAPE, refused, supported
 from workbench.engine import LLM, EngineConfig, SamplingParams
 from workbench.models import UnsupportedModelError, hook, prepare_model
 
@@ -73,3 +74,31 @@ def test_a_layer_that_skips_the_hook_fails_loudly(monkeypatch: pytest.MonkeyPatc
     llm.add_request([1, 2, 3])
     with pytest.raises(hook.HookError, match=r"called \[1, 0\] times"):
         llm.step()
+
+
+def test_a_window_that_only_the_mask_knows_is_refused() -> None:
+    """Qwen2-MoE builds its window into the mask; the attention function never hears of it."""
+    both = SHAPE | NO_SPECIAL
+    config = tf.Qwen2MoeConfig(
+        **both, use_sliding_window=True, sliding_window=7, max_window_layers=0, num_experts=4, num_experts_per_tok=2
+    )
+    assert prepare_model(AutoModelForCausalLM.from_config(tf.Qwen2MoeConfig(**both)), None, "no window")
+    with pytest.raises(UnsupportedModelError, match=r"Qwen2MoeForCausalLM can't run .*sliding_window=7"):
+        prepare_model(AutoModelForCausalLM.from_config(config), None, "qwen2-moe")
+
+
+def test_longrope_is_used_up_to_its_original_length() -> None:
+    """Beyond it the rotation depends on the longest sequence of the batch: tokens would depend on the neighbours."""
+    factors = [1.0 + i / 4 for i in range(4)]
+    config = tf.Phi3Config(
+        **(SHAPE | NO_SPECIAL),
+        original_max_position_embeddings=64,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10_000.0,
+            "short_factor": [1.0] * 4,
+            "long_factor": factors,
+            "original_max_position_embeddings": 64,
+        },
+    )
+    assert prepare_model(AutoModelForCausalLM.from_config(config), None, "longrope").max_positions == 64

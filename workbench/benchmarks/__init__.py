@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cpu.add_argument("--prompt-tokens", type=int, default=64, help="[%(default)s]")
     cpu.add_argument("--new-tokens", type=int, default=64, help="[%(default)s]")
     cpu.add_argument("--repetitions", type=int, default=5, help="of the comparison [%(default)s]")
-    cpu.add_argument("--event-repetitions", type=int, default=20, help="pairs for the event cost [%(default)s]")
+    cpu.add_argument("--event-repetitions", type=int, default=40, help="pairs for the event cost [%(default)s]")
     memory = benches.add_parser(
         "memory",
         help="one burst of requests on paged and contiguous memory: concurrency and waste",

@@ -7,10 +7,12 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import sys
 import time
 
 _PACKAGES = ("torch", "triton", "transformers", "tokenizers", "msgspec", "numpy", "gradio", "plotly", "ipywidgets")
+
+#: Not used by this version yet: the kernels and the notebooks will need them.
+_OPTIONAL = ("triton", "ipywidgets")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +98,7 @@ def main(args: argparse.Namespace) -> int:
     print(f"machine     {describe_machine()}")
     for package, version in versions.items():
         print(f"{package:<12}{version or 'missing'}")
-    missing = [p for p, v in versions.items() if v is None and not (p == "triton" and sys.platform != "linux")]
+    missing = [p for p, v in versions.items() if v is None and p not in _OPTIONAL]
     ok = not missing
     if "torch" not in missing and "transformers" not in missing:
         print("\n".join(_device_lines()))

@@ -155,6 +155,8 @@ class LLM:
             ConfigError: the prompt is empty, has unknown tokens, or leaves no room below ``max_model_len``.
         """
         params = params or SamplingParams()
+        if params.stop and getattr(self.model.tokenizer, "backend_tokenizer", None) is None:
+            raise ConfigError(f"stop={params.stop!r}: needs a fast tokenizer, which {self.model.name} does not have")
         token_ids, text = self._encode(prompt)
         request = len(self._sequences)
         seed = params.seed if params.seed is not None else self.config.seed * 1_000_003 + request
@@ -167,7 +169,7 @@ class LLM:
             num_prompt_tokens=len(token_ids),
             max_tokens=min(params.max_tokens, self.max_model_len - len(token_ids)),
             random=random.Random(seed),
-            text=TextStream(self.model.tokenizer, tuple(params.stop)),
+            text=TextStream(self.model.tokenizer, tuple(params.stop or ())),
             queued_step=self._step + 1,
         )
         self._sequences[request] = sequence
@@ -255,9 +257,11 @@ class LLM:
                 logits = self._runner.run(plan)
                 sampling = [chunk for chunk in plan.chunks if chunk.samples]
                 forwarded = time.perf_counter_ns()
+                # Sampled before anything is noted: should it fail, the step can be taken again.
+                sampled = sample(logits, [chunk.sequence for chunk in sampling]) if sampling else None
                 self._commit(plan)
-                if sampling:
-                    self._take(sampling, sample(logits, [chunk.sequence for chunk in sampling]))
+                if sampled is not None:
+                    self._take(sampling, sampled)
             elif self.has_unfinished and not plan.chunks and not self._scheduler.running:
                 raise RuntimeError("the scheduler found nothing to run although requests wait: this is a bug")
             if self._bus is not None:
@@ -281,7 +285,7 @@ class LLM:
             sequence.token_ids.append(token_id)
             if logprobs is not None:
                 sequence.logprobs.append(logprobs)
-            is_stop_token = token_id in sequence.params.stop_token_ids or (
+            is_stop_token = token_id in (sequence.params.stop_token_ids or ()) or (
                 token_id in self.model.eos_token_ids and not sequence.params.ignore_eos
             )
             text, found_stop = ("", True) if is_stop_token else sequence.text.push(token_id)
@@ -316,13 +320,15 @@ class LLM:
         for request, sequence in self._sequences.items():
             if sequence.finish_reason is None and request not in self._errors:
                 self._scheduler.cancel(request)
-        if self.has_unfinished:
-            self.step()
-        if self._bus is not None:
-            self._bus.emit(RunFinished())
-            self._bus.flush()
-        self._closed = True
-        self._runner.release()
+        try:
+            if self.has_unfinished:
+                self.step()
+            if self._bus is not None:
+                self._bus.emit(RunFinished())
+                self._bus.flush()
+        finally:
+            self._closed = True
+            self._runner.release()
 
     def __enter__(self) -> LLM:
         return self

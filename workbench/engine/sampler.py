@@ -50,7 +50,7 @@ def restrict(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Ten
     probabilities = ordered.softmax(dim=-1)
     # A token stays if those before it have not reached top_p: the first one always does.
     before = probabilities.cumsum(dim=-1) - probabilities
-    ordered = ordered.masked_fill((before >= top_p[:, None]) & (rank > 0), -torch.inf)
+    ordered = ordered.masked_fill((before >= top_p[:, None]) & (top_p[:, None] < 1) & (rank > 0), -torch.inf)
     ordered = ordered.masked_fill(probabilities < min_p[:, None] * probabilities[:, :1], -torch.inf)
     return torch.empty_like(logits).scatter_(1, order, ordered)
 
@@ -72,7 +72,7 @@ def _logprobs(logits: Tensor, sequences: Seq[Sequence], tokens: list[int]) -> li
             result.append(None)
             continue
         values = logits[row].log_softmax(dim=-1)
-        best = values.topk(count)
+        best = values.topk(min(count, len(values)))
         found = dict(zip(best.indices.tolist(), best.values.tolist(), strict=True))
         result.append(found | {token: values[token].item()})
     return result

@@ -39,26 +39,30 @@ class SamplingParams:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int | None = None
-    stop: Sequence[str] = field(default_factory=tuple)
-    stop_token_ids: Sequence[int] = field(default_factory=tuple)
+    stop: str | Sequence[str] | None = field(default_factory=tuple)
+    stop_token_ids: Sequence[int] | None = field(default_factory=tuple)
     ignore_eos: bool = False
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
+        for name in ("stop", "stop_token_ids"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, ())
         check("max_tokens", self.max_tokens, is_int(self.max_tokens, 1), "an integer of at least 1")
-        check("temperature", self.temperature, _is_number(self.temperature, 0, 100), "a number from 0 to 100")
-        check("top_k", self.top_k, is_int(self.top_k, 0), "an integer of at least 0 (0: all tokens)")
+        usable = _is_number(self.temperature, 0, 100) and (self.temperature == 0 or self.temperature >= 1e-3)
+        check("temperature", self.temperature, usable, "0 (greedy), or a number from 0.001 to 100")
+        check("top_k", self.top_k, is_int(self.top_k, 0, (1 << 31) - 1), "an integer of at least 0 (0: all tokens)")
         check("top_p", self.top_p, _is_number(self.top_p, 1e-9, 1), "a number above 0 and at most 1")
         check("min_p", self.min_p, _is_number(self.min_p, 0, 1), "a number from 0 to 1")
         penalty = self.repetition_penalty
         check("repetition_penalty", penalty, _is_number(penalty, 1e-3, 100), "a number from 0.001 to 100")
         seed_ok = self.seed is None or is_int(self.seed, 0, (1 << 63) - 1)
         check("seed", self.seed, seed_ok, "None or an integer from 0 to 2**63 - 1")
-        stops_ok = all(isinstance(text, str) and text for text in self.stop)
+        stops_ok = all(isinstance(text, str) and text for text in self.stop or ())
         check("stop", self.stop, stops_ok, "a string or strings, none of them empty")
-        ids_ok = all(is_int(token, 0) for token in self.stop_token_ids)
+        ids_ok = all(is_int(token, 0) for token in self.stop_token_ids or ())
         check("stop_token_ids", self.stop_token_ids, ids_ok, "integers of at least 0")
         logprobs_ok = self.logprobs is None or is_int(self.logprobs, 0, _MAX_LOGPROBS)
         check("logprobs", self.logprobs, logprobs_ok, f"None or an integer from 0 to {_MAX_LOGPROBS}")

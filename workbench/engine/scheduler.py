@@ -155,7 +155,7 @@ class Scheduler:
             self._blocked = None
             if self._bus is not None:
                 if sequence.was_preempted:
-                    self._bus.emit(RequestResumed(sequence.request, sequence.num_lost_tokens))
+                    self._bus.emit(RequestResumed(sequence.request, sequence.num_lost_last))
                 else:
                     self._bus.emit(RequestAdmitted(sequence.request, step - sequence.queued_step))
             count = min(sequence.num_tokens, budget)
@@ -181,6 +181,7 @@ class Scheduler:
         blocks = self._memory.free(victim.sequence, Cause.PREEMPTION_VICTIM)
         lost = victim.num_computed_tokens
         victim.num_computed_tokens = 0
+        victim.num_lost_last = lost
         victim.num_lost_tokens = max(victim.num_lost_tokens, lost)
         victim.was_preempted = True
         self.waiting.appendleft(victim)
@@ -202,6 +203,8 @@ class Scheduler:
             self.running.remove(sequence)
             cause = Cause.CANCELLED if reason is FinishReason.CANCELLED else Cause.REQUEST_FINISHED
             self._memory.free(sequence.sequence, cause)
+            # There is room now; whether it is enough for the head of the queue, the next step finds out.
+            self._blocked = None
         else:
             self.waiting.remove(sequence)
             if self._blocked is not None and self._blocked[0] == sequence.request:

@@ -33,6 +33,8 @@ class Sequence:
     num_computed_tokens: int = 0
     #: tokens that had been computed before a preemption: computing them again is `Cause.RECOMPUTE`
     num_lost_tokens: int = 0
+    #: how many of them the latest preemption took
+    num_lost_last: int = 0
     was_preempted: bool = False
     logprobs: list[dict[int, float]] = field(default_factory=list)
     finish_reason: FinishReason | None = None

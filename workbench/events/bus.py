@@ -132,9 +132,8 @@ class EventBus:
         nobody looks pays nothing for it.
         """
         with self._lock:
-            for batch in self._unfolded:
-                self._page_map.apply_all(batch.events)
-            self._unfolded.clear()
+            while self._unfolded:
+                self._page_map.apply_all(self._unfolded.pop(0).events)
             return self._page_map
 
     def emit(self, event: AnyEvent) -> None:

@@ -189,6 +189,8 @@ class PageMap(msgspec.Struct):
         return self.requests[request]
 
     def _request_finished(self, event: ev.RequestFinished) -> None:
+        if event.request in self.running:
+            self.blocked = None  # there is room now: the next step finds out whether it is enough
         state = self._leave(event.request)
         state.status = RequestStatus.CANCELLED if event.reason is ev.FinishReason.CANCELLED else RequestStatus.FINISHED
         state.reason = event.reason

@@ -25,7 +25,7 @@ class Cause(StrEnum):
     ADMISSION = "admission"  #: a waiting request was let in and got memory for its known tokens
     PREFILL = "prefill"  #: prompt tokens were computed
     DECODE = "decode"  #: one generated token was computed
-    RECOMPUTE = "recompute"  #: tokens of a preempted request were computed again
+    RECOMPUTE = "recompute"  #: tokens of a preempted request were computed again, perhaps with new ones behind them
     DECODE_GROWTH = "decode_growth"  #: the last page was full and one more token had to be stored
     POOL_EXHAUSTED = "pool_exhausted"  #: no free page or region is large enough
     WATERMARK = "watermark"  #: free pages are left, but so few that running requests will soon need them

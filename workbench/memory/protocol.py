@@ -40,8 +40,8 @@ class MemoryTables:
 class MemoryManager(Protocol):
     """Books of one pool of ``num_blocks * block_size`` slots. Moves no tensor; every change is an event with a cause.
 
-    Lengths are in tokens. ``final_tokens`` is the most that a sequence may ever store: its prompt and all but the
-    last of its ``max_tokens`` (the last generated token is never fed back, so it needs no slot).
+    Lengths are in tokens. A sequence stores at most its prompt and all but the last of its ``max_tokens``: the last
+    generated token is never fed back, so it needs no slot.
     """
 
     block_size: int

@@ -36,6 +36,7 @@ class GeometryProbe:
     """Stands in for a `PagedBatch` while a model is examined: notes what each layer hands over, stores nothing."""
 
     layers: dict[int, LayerGeometry] = field(default_factory=dict)
+    windows: dict[int, int | None] = field(default_factory=dict)
     calls: int = 0
 
 
@@ -77,6 +78,7 @@ def paged_attention(
     q, k, v = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)
     if isinstance(paged_batch, GeometryProbe):
         paged_batch.calls += 1
+        paged_batch.windows[layer] = sliding_window
         paged_batch.layers[layer] = LayerGeometry(q.shape[1], k.shape[1], k.shape[2], v.shape[2])
         return q.new_zeros(1, q.shape[0], q.shape[1], v.shape[2]), None
 

@@ -171,7 +171,7 @@ def prepare_model(model: Any, tokenizer: Any, name: str, pack: bool = True) -> L
         geometry=geometry,
         device=parameter.device,
         dtype=parameter.dtype,
-        max_positions=getattr(text_config, "max_position_embeddings", None),
+        max_positions=_max_positions(text_config),
         eos_token_ids=eos_ids,
         suppressed_token_ids=tuple(getattr(model.generation_config, "suppress_tokens", None) or ()),
         takes_logits_to_keep="logits_to_keep" in _forward_parameters(model),
@@ -208,6 +208,7 @@ def _examine(model: Any, text_config: Any, pack: bool) -> tuple[LayerGeometry, .
             f"{architecture} can't run on a paged KV cache: {len(probe.layers)} of its {num_layers} layers use "
             f"transformers' attention interface ({probe.calls} calls); the others keep their state elsewhere"
         )
+    _refuse_hidden_windows(architecture, text_config, probe)
     layers = tuple(probe.layers[index] for index in range(num_layers))
     tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 8e-2
     deviation = _deviation(model, layers, ids, expected)
@@ -219,6 +220,35 @@ def _examine(model: Any, text_config: Any, pack: bool) -> tuple[LayerGeometry, .
     if pack:
         _pack_if_equal(model, layers, ids, expected, tolerance)
     return layers
+
+
+def _refuse_hidden_windows(architecture: str, text_config: Any, probe: GeometryProbe) -> None:
+    """A window that a model puts into its mask, and does not tell the attention function, would be ignored."""
+    kinds = getattr(text_config, "layer_types", None) or ["full_attention"] * len(probe.windows)
+    for layer, kind in enumerate(kinds[: len(probe.windows)]):
+        if kind != "full_attention" and probe.windows[layer] is None:
+            raise UnsupportedModelError(
+                f"{architecture} can't run on a paged KV cache: layer {layer} is of type {kind!r}, but does not "
+                "tell the attention function its window"
+            )
+    window = getattr(text_config, "sliding_window", None) if getattr(text_config, "use_sliding_window", True) else None
+    if window and all(told is None for told in probe.windows.values()):
+        raise UnsupportedModelError(
+            f"{architecture} can't run on a paged KV cache: its configuration has sliding_window={window}, but no "
+            "layer tells the attention function so"
+        )
+
+
+def _max_positions(text_config: Any) -> int | None:
+    """The longest sequence; for longrope only up to where the rotation starts to depend on the rest of the batch."""
+    longest = getattr(text_config, "max_position_embeddings", None)
+    rope = getattr(text_config, "rope_parameters", None) or getattr(text_config, "rope_scaling", None) or {}
+    if "longrope" in str(rope):
+        original = getattr(text_config, "original_max_position_embeddings", None)
+        if original is None and isinstance(rope, dict):
+            original = rope.get("original_max_position_embeddings")
+        return min(x for x in (longest, original) if x is not None)
+    return longest
 
 
 def _pack_if_equal(

@@ -68,7 +68,7 @@ def blocked_words(page_map: PageMap) -> str:
     head = page_map.waiting[0]
     blocked = page_map.blocked
     if blocked is None or blocked.request != head:
-        return f"{request_label(head)} is next; nobody was let in during this step."
+        return f"{request_label(head)} is next: memory has just been given back."
     name = request_label(blocked.request)
     if blocked.cause is Cause.MAX_RUNNING:
         return f"{name} waits: {plural(blocked.available, 'request')} may run at once, and all of them do."
