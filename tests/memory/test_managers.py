@@ -71,8 +71,8 @@ class MemoryMachine(RuleBasedStateMachine):
 
     @invariant()
     def conserved(self) -> None:
-        state = self.bus.page_map
         self.bus.flush()
+        state = self.bus.page_map
         books = self.memory.tables()
         waste = self.memory.waste(head_waits=False)
         slots = self.memory.num_blocks * self.memory.block_size
@@ -115,6 +115,7 @@ TestPow2 = Pow2Machine.TestCase
 TestOracle = OracleMachine.TestCase
 for _case in (TestPaged, TestMax, TestPow2, TestOracle):
     _case.settings = _SETTINGS
+del _case  # a class under a second name would be collected twice
 
 
 class BuddyMachine(RuleBasedStateMachine):

@@ -108,7 +108,7 @@ class LLM:
 
     @property
     def page_map(self) -> PageMap:
-        """State of memory and requests after the last step. Belongs to the bus: copy it to keep it."""
+        """State of memory and requests after the last step. Read it anew after every step; to keep it, copy it."""
         return self.bus.page_map
 
     @property
