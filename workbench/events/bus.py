@@ -128,8 +128,8 @@ class EventBus:
     def page_map(self) -> PageMap:
         """The state after the last flushed batch, kept by the bus so that anybody can join late.
 
-        Read it anew after every step; to keep a state, copy it. Batches are folded into it when somebody looks, and now and then so that they don't pile up: a step in which
-        nobody looks pays nothing for it.
+        Read it anew after every step; to keep a state, copy it. Batches are folded into it when somebody looks, and
+        now and then so that they don't pile up: a step in which nobody looks pays nothing for it.
         """
         with self._lock:
             while self._unfolded:
