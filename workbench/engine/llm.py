@@ -13,7 +13,7 @@ from workbench.engine.outputs import CompletionOutput, RequestOutput
 from workbench.engine.runner import ModelRunner
 from workbench.engine.sampler import Sampled, sample
 from workbench.engine.sampling_params import SamplingParams
-from workbench.engine.scheduler import Chunk, Scheduler, StepPlan, explain_rejection
+from workbench.engine.scheduler import Chunk, Scheduler, StepPlan
 from workbench.engine.sequence import Sequence, TextStream
 from workbench.events.bus import EventBus
 from workbench.events.page_map import PageMap
@@ -155,9 +155,10 @@ class LLM:
             ConfigError: the prompt is empty, has unknown tokens, or leaves no room below ``max_model_len``.
         """
         params = params or SamplingParams()
-        if params.stop and getattr(self.model.tokenizer, "backend_tokenizer", None) is None:
-            raise ConfigError(f"stop={params.stop!r}: needs a fast tokenizer, which {self.model.name} does not have")
-        token_ids, text = self._encode(prompt)
+        return self._queue(*self._encode(prompt, params), params)
+
+    def _queue(self, token_ids: list[int], text: str, params: SamplingParams) -> int:
+        """Queues an encoded prompt, which `_encode` has checked."""
         request = len(self._sequences)
         seed = params.seed if params.seed is not None else self.config.seed * 1_000_003 + request
         sequence = Sequence(
@@ -175,12 +176,15 @@ class LLM:
         self._sequences[request] = sequence
         if self._bus is not None:
             self._bus.emit(RequestQueued(request, request, text, len(token_ids), sequence.max_tokens))
-        shortfall = self._scheduler.add(sequence)
-        if shortfall is not None:
-            self._errors[request] = explain_rejection(sequence, shortfall, self.config)
+        error = self._scheduler.add(sequence)
+        if error is not None:
+            self._errors[request] = error
         return request
 
-    def _encode(self, prompt: Prompt) -> tuple[list[int], str]:
+    def _encode(self, prompt: Prompt, params: SamplingParams) -> tuple[list[int], str]:
+        """Token ids and text of a prompt. Checks all that could be wrong with it; changes nothing."""
+        if params.stop and getattr(self.model.tokenizer, "backend_tokenizer", None) is None:
+            raise ConfigError(f"stop={params.stop!r}: needs a fast tokenizer, which {self.model.name} does not have")
         tokenizer, vocab_size = self.model.tokenizer, self.model.geometry.vocab_size
         if isinstance(prompt, str):
             if tokenizer is None:
@@ -228,9 +232,9 @@ class LLM:
         each = list(params) if isinstance(params, Seq) else [params or SamplingParams()] * len(many)
         if len(each) != len(many):
             raise ConfigError(f"params: {len(each)} given for {len(many)} prompts; give one, or one per prompt")
-        for prompt in many:
-            self._encode(prompt)  # all prompts are checked before the first one is queued
-        requests = [self.add_request(prompt, p) for prompt, p in zip(many, each, strict=True)]
+        # All prompts are checked before the first one is queued.
+        encoded = [self._encode(prompt, p) for prompt, p in zip(many, each, strict=True)]
+        requests = [self._queue(*prompt, p) for prompt, p in zip(encoded, each, strict=True)]
         while self.has_unfinished:
             batch = self.step()
             if on_step is not None:

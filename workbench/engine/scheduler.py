@@ -79,18 +79,18 @@ class Scheduler:
         """Whether the head of the queue waits because no page or region is large enough."""
         return self._blocked is not None and self._blocked[1].cause is Cause.POOL_EXHAUSTED
 
-    def add(self, sequence: Sequence) -> Shortfall | None:
-        """Queues a sequence, or rejects it if it could never run; then says what is missing."""
+    def add(self, sequence: Sequence) -> str | None:
+        """Queues a sequence, or rejects it if it could never run; then says why, with the arithmetic."""
         shortfall = self._memory.never_fits(sequence.num_prompt_tokens, sequence.max_tokens)
         if shortfall is None:
             self.waiting.append(sequence)
             return None
+        reason = _explain_rejection(sequence, shortfall, self._config)
         if self._bus is not None:
-            reason = explain_rejection(sequence, shortfall, self._config)
             self._bus.emit(
                 RequestRejected(sequence.request, reason, shortfall.cause, shortfall.needed, shortfall.available)
             )
-        return shortfall
+        return reason
 
     def cancel(self, request: int) -> bool:
         """Marks a request; its memory is taken back when the next step begins. False if it is not here any more."""
@@ -213,7 +213,7 @@ class Scheduler:
             self._bus.emit(RequestFinished(sequence.request, reason, sequence.num_output_tokens, text))
 
 
-def explain_rejection(sequence: Sequence, shortfall: Shortfall, config: EngineConfig) -> str:
+def _explain_rejection(sequence: Sequence, shortfall: Shortfall, config: EngineConfig) -> str:
     """The arithmetic behind a rejection."""
     stored = sequence.num_prompt_tokens + sequence.max_tokens - 1
     lengths = f"{sequence.num_prompt_tokens} prompt tokens + {sequence.max_tokens} new tokens - 1 = {stored} slots"
