@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 
+import torch
+
+if not torch.cuda.is_available():
+    # Triton chooses its interpreter when it is imported, and transformers imports it: before everything below.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -11,7 +16,6 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import itertools
 
 import pytest
-import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.models.architectures import NO_SPECIAL, SHAPE
