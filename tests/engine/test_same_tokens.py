@@ -161,7 +161,7 @@ def test_logits_are_equal_to_the_last_bit(
                 seen[sequence.request, sequence.num_tokens] = row.clone()
             return sample(rows, sequences)
 
-        monkeypatch.setattr("workbench.engine.llm.sample", spy)
+        monkeypatch.setattr("workbench.engine.runner.sample", spy)
         llm = LLM(tiny, EngineConfig(max_model_len=256, **changes))  # type: ignore[arg-type]
         rng = random.Random(1)
         for number in range(8):

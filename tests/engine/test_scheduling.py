@@ -280,7 +280,7 @@ def test_a_step_that_fails_in_the_sampler_can_be_taken_again(
     request = llm.add_request([1, 2, 3], GREEDY)
     llm.step()
     with monkeypatch.context() as patch:
-        patch.setattr("workbench.engine.llm.sample", lambda *_: 1 / 0)
+        patch.setattr("workbench.engine.runner.sample", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             llm.step()
     while llm.has_unfinished:

@@ -56,9 +56,8 @@ class MemoryMachine(RuleBasedStateMachine):
             return
         count = data.draw(st.integers(1, room))
         total = self.stored[sequence] + count
-        if not self.memory.can_append(sequence, total):
+        if not self.memory.try_append(sequence, total):
             return
-        self.memory.append_slots(sequence, total)
         self.memory.commit(sequence, count, Cause.DECODE)
         self.stored[sequence] = total
 

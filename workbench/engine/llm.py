@@ -8,17 +8,21 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import cast
 
+from workbench.engine.attention import choose_attention
 from workbench.engine.config import ConfigError, EngineConfig
+from workbench.engine.launched import Runner
 from workbench.engine.outputs import CompletionOutput, RequestOutput
+from workbench.engine.plan import StepPlan
 from workbench.engine.runner import ModelRunner
-from workbench.engine.sampler import Sampled, sample
+from workbench.engine.sampler import Sampled
 from workbench.engine.sampling_params import SamplingParams
-from workbench.engine.scheduler import Chunk, Scheduler, StepPlan
+from workbench.engine.scheduler import Scheduler
 from workbench.engine.sequence import Sequence, TextStream
 from workbench.events.bus import EventBus
 from workbench.events.page_map import PageMap
 from workbench.events.types import (
     SCHEMA_VERSION,
+    AnyEvent,
     EventBatch,
     FinishReason,
     RequestQueued,
@@ -34,10 +38,10 @@ from workbench.models.loading import LoadedModel, load_model
 Prompt = str | Seq[int]
 
 
-def _make_memory(config: EngineConfig, max_model_len: int, bus: EventBus | None) -> MemoryManager:
+def _make_memory(config: EngineConfig, num_blocks: int, max_model_len: int, bus: EventBus | None) -> MemoryManager:
     if config.memory == "paged":
-        return PagedMemory(config.num_blocks, config.block_size, config.watermark, bus)
-    return ContiguousMemory(config.num_blocks, config.block_size, Reservation(config.reservation), max_model_len, bus)
+        return PagedMemory(num_blocks, config.block_size, config.watermark, bus)
+    return ContiguousMemory(num_blocks, config.block_size, Reservation(config.reservation), max_model_len, bus)
 
 
 class LLM:
@@ -64,12 +68,11 @@ class LLM:
             model = load_model(model, self.config.device, self.config.dtype)
         self.model = model
         self.max_model_len = self._max_model_len()
+        self.attention = choose_attention(self.config.attention, model, self.config.block_size)
+        num_blocks = self._num_blocks()
         self._bus = EventBus() if events else None
-        self._memory = _make_memory(self.config, self.max_model_len, self._bus)
-        caches = allocate_kv_cache(
-            model.layers, self.config.num_blocks, self.config.block_size, model.dtype, model.device
-        )
-        self._runner = ModelRunner(model, caches, self._memory)
+        self._memory = _make_memory(self.config, num_blocks, self.max_model_len, self._bus)
+        self._runner = self._make_runner(num_blocks)
         self._scheduler = Scheduler(self.config, self._memory, self._bus)
         self._sequences: dict[int, Sequence] = {}
         self._errors: dict[int, str] = {}
@@ -81,13 +84,46 @@ class LLM:
                     schema_version=SCHEMA_VERSION,
                     memory=self.config.memory,
                     block_size=self.config.block_size,
-                    num_blocks=self.config.num_blocks,
+                    num_blocks=num_blocks,
                     bytes_per_block=self.config.block_size * model.geometry.kv_bytes_per_token,
                     seed=self.config.seed,
                     model=model.geometry,
-                    config=self.config.as_dict() | {"max_model_len": self.max_model_len},
+                    config=self.config.as_dict()
+                    | {
+                        "max_model_len": self.max_model_len,
+                        "num_blocks": num_blocks,
+                        "attention": self.attention.name,
+                    },
                 )
             )
+
+    def _num_blocks(self) -> int:
+        if self.config.num_blocks is not None:
+            return self.config.num_blocks
+        if self.model.device.type != "cuda" or self.attention.name != "triton":
+            raise ConfigError(
+                "num_blocks=None: the pool's size can be taken from free memory only on a CUDA device with Triton "
+                f"attention (here: {self.model.device.type}, {self.attention.name}); give a number"
+            )
+        from workbench.engine.gpu.pool import blocks_that_fit
+
+        return blocks_that_fit(self.model, self.config, self.max_model_len)
+
+    def _make_runner(self, num_blocks: int) -> Runner:
+        model = self.model
+        caches = allocate_kv_cache(model.layers, num_blocks, self.config.block_size, model.dtype, model.device)
+        if self.attention.name == "torch":
+            return ModelRunner(model, caches, self._memory)
+        from workbench.engine.gpu.runner import TritonRunner
+
+        return TritonRunner(model, caches, self._memory, self.config, self.max_model_len)
+
+    def warm_up(self) -> None:
+        """Compiles kernels and captures graphs now, instead of in the steps that first need them.
+
+        Nothing is stored and no event is sent. Only Triton attention has something to warm up; its progress is logged.
+        """
+        self._runner.warm_up()
 
     def _max_model_len(self) -> int:
         asked, possible = self.config.max_model_len, self.model.max_positions
@@ -256,17 +292,17 @@ class LLM:
         try:
             started = time.perf_counter_ns()
             plan = self._scheduler.schedule(self._step)
+            self._runner.forget(plan.freed)
             scheduled = forwarded = time.perf_counter_ns()
             if plan.decodes or plan.prefills:
-                logits = self._runner.run(plan)
-                sampling = [chunk for chunk in plan.chunks if chunk.samples]
-                forwarded = time.perf_counter_ns()
-                # Sampled before anything is noted: should it fail, the step can be taken again.
-                sampled = sample(logits, [chunk.sequence for chunk in sampling]) if sampling else None
+                launched = self._runner.launch(plan)
+                # From here on the step will be done: what does not need its tokens is noted while it runs.
                 self._commit(plan)
-                if sampled is not None:
-                    self._take(sampling, sampled)
-            elif self.has_unfinished and not plan.chunks and not self._scheduler.running:
+                if self._bus is not None:
+                    self._bus.catch_up()
+                sampled, forwarded = launched.wait()
+                self._take(plan, sampled)
+            elif self.has_unfinished and not self._scheduler.running:
                 raise RuntimeError("the scheduler found nothing to run although requests wait: this is a bug")
             if self._bus is not None:
                 self._report(plan, (started, scheduled, forwarded))
@@ -275,32 +311,42 @@ class LLM:
         return batch
 
     def _flush(self) -> EventBatch:
-        return self._bus.flush() if self._bus is not None else EventBatch(self._step, [])
+        if self._bus is None:
+            return EventBatch(self._step, [])
+        return self._bus.flush(hold=self._runner.overlaps and self.has_unfinished)
 
     def _commit(self, plan: StepPlan) -> None:
+        commit = self._memory.commit
         for chunk in plan.chunks:
-            chunk.sequence.num_computed_tokens += chunk.count
-            self._memory.commit(chunk.sequence.sequence, chunk.count, chunk.cause)
+            sequence = chunk.sequence
+            sequence.num_computed_tokens += chunk.count
+            commit(sequence.sequence, chunk.count, chunk.cause)
 
-    def _take(self, chunks: list[Chunk], sampled: Sampled) -> None:
+    def _take(self, plan: StepPlan, sampled: Sampled) -> None:
         """Adds the new tokens to their sequences and ends those that are complete."""
+        chunks = [chunk for chunk in plan.chunks if chunk.samples] if plan.prefills else plan.decodes
+        events: list[AnyEvent] = []
+        eos, bus = self.model.eos_token_ids, self._bus
         for chunk, token_id, logprobs in zip(chunks, sampled.token_ids, sampled.logprobs, strict=True):
             sequence = chunk.sequence
+            params = sequence.params
             sequence.token_ids.append(token_id)
             if logprobs is not None:
                 sequence.logprobs.append(logprobs)
-            is_stop_token = token_id in (sequence.params.stop_token_ids or ()) or (
-                token_id in self.model.eos_token_ids and not sequence.params.ignore_eos
-            )
+            is_stop_token = token_id in (params.stop_token_ids or ()) or (token_id in eos and not params.ignore_eos)
             text, found_stop = ("", True) if is_stop_token else sequence.text.push(token_id)
-            if self._bus is not None:
-                index = sequence.num_output_tokens - 1
-                self._bus.emit(TokenGenerated(sequence.request, sequence.sequence, index, token_id, text))
-            if found_stop:
-                held_back = sequence.text.finish(stopped=not is_stop_token)
-                self._scheduler.finish(sequence, FinishReason.STOP, held_back)
-            elif sequence.num_output_tokens >= sequence.max_tokens:
-                self._scheduler.finish(sequence, FinishReason.LENGTH, sequence.text.finish(stopped=False))
+            produced = len(sequence.token_ids) - sequence.num_prompt_tokens
+            if bus is not None:
+                events.append(TokenGenerated(sequence.request, sequence.sequence, produced - 1, token_id, text))
+            if found_stop or produced >= sequence.max_tokens:
+                if bus is not None:
+                    bus.emit_many(events)
+                    events = []
+                reason = FinishReason.STOP if found_stop else FinishReason.LENGTH
+                held_back = sequence.text.finish(stopped=found_stop and not is_stop_token)
+                self._scheduler.finish(sequence, reason, held_back)
+        if bus is not None:
+            bus.emit_many(events)
 
     def _report(self, plan: StepPlan, times: tuple[int, int, int]) -> None:
         started, scheduled, forwarded = times

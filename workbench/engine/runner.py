@@ -1,12 +1,16 @@
-"""Carries a step's plan out on the model: packs the tokens, says where they lie, and returns the logits."""
+"""Carries steps out in plain torch: packs the tokens, says where they lie, runs the model, and samples."""
 
 from __future__ import annotations
+
+import time
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.engine.scheduler import StepPlan
+from workbench.engine.launched import Finished, Launched
+from workbench.engine.plan import StepPlan
+from workbench.engine.sampler import Sampled, sample
 from workbench.memory.protocol import MemoryManager
 from workbench.models.hook import HookError
 from workbench.models.loading import LoadedModel
@@ -16,14 +20,29 @@ from workbench.models.paged_batch import PagedBatch
 class ModelRunner:
     """Runs packed steps of one model on one KV pool."""
 
+    overlaps = False
+
     def __init__(self, model: LoadedModel, caches: list[tuple[Tensor, Tensor]], memory: MemoryManager) -> None:
         self._model = model
         self._caches = caches
         self._memory = memory
         self._checked = False
 
+    def forget(self, sequences: list[int]) -> None:
+        """Nothing is kept from step to step."""
+
+    def warm_up(self) -> None:
+        """Nothing is compiled."""
+
+    def launch(self, plan: StepPlan) -> Launched:
+        """Runs the step to its end. It is sampled before anything is noted: should it fail, it can be taken again."""
+        logits = self._forward(plan)
+        forwarded = time.perf_counter_ns()
+        sequences = [chunk.sequence for chunk in plan.chunks if chunk.samples]
+        return Finished(sample(logits, sequences) if sequences else Sampled([], []), forwarded)
+
     @torch.inference_mode()
-    def run(self, plan: StepPlan) -> Tensor:
+    def _forward(self, plan: StepPlan) -> Tensor:
         """Stores keys and values of all planned tokens.
 
         Returns:
@@ -72,7 +91,7 @@ class ModelRunner:
         return logits
 
     def release(self) -> None:
-        """Lets go of the KV pool; `run` can't be called again."""
+        """Lets go of the KV pool; `launch` can't be called again."""
         self._caches = []
 
     def _check_calls(self, batch: PagedBatch) -> None:

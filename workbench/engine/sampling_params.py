@@ -70,3 +70,9 @@ class SamplingParams:
     @property
     def is_greedy(self) -> bool:
         return self.temperature == 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether temperature and chance alone decide, so that no other token's rank or history matters."""
+        restricts = not self.is_greedy and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
+        return not restricts and self.repetition_penalty == 1 and self.logprobs is None

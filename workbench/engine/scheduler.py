@@ -8,9 +8,9 @@ gives way and is computed again later (Kwon et al., SOSP 2023, section 4.5). Onl
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 
 from workbench.engine.config import EngineConfig
+from workbench.engine.plan import Chunk, StepPlan
 from workbench.engine.sequence import Sequence
 from workbench.events.bus import EventBus
 from workbench.events.types import (
@@ -27,37 +27,6 @@ from workbench.events.types import (
 from workbench.memory.protocol import MemoryManager, Shortfall
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """The next ``count`` tokens of a sequence. ``samples``: they are its last, so the step yields a new token."""
-
-    sequence: Sequence
-    count: int
-    samples: bool
-    is_decode: bool
-    cause: Cause
-
-
-@dataclass
-class StepPlan:
-    """All that one step does. Decodes come before prefills."""
-
-    decodes: list[Chunk] = field(default_factory=list)
-    prefills: list[Chunk] = field(default_factory=list)
-
-    @property
-    def chunks(self) -> list[Chunk]:
-        return self.decodes + self.prefills
-
-    @property
-    def num_decode_tokens(self) -> int:
-        return len(self.decodes)
-
-    @property
-    def num_prefill_tokens(self) -> int:
-        return sum(chunk.count for chunk in self.prefills)
-
-
 class Scheduler:
     """Queues and policy. Touches memory only through the protocol, and tokens not at all."""
 
@@ -69,6 +38,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self._blocked: tuple[int, Shortfall] | None = None
         self._cancelled: dict[int, Sequence] = {}
+        self._freed: list[int] = []
 
     @property
     def has_unfinished(self) -> bool:
@@ -102,29 +72,37 @@ class Scheduler:
 
     def schedule(self, step: int) -> StepPlan:
         """Makes the plan for a step, with memory for all that it computes."""
-        self._apply_cancellations()
+        if self._cancelled:
+            self._apply_cancellations()
         plan = StepPlan()
         budget = self._config.max_num_batched_tokens
+        try_append, decodes = self._memory.try_append, plan.decodes
         preempted = False
         index = 0
         while index < len(self.running) and budget > 0:
             sequence = self.running[index]
-            count = min(sequence.num_uncomputed_tokens, budget)
-            while not self._memory.can_append(sequence.sequence, sequence.num_computed_tokens + count):
+            computed = sequence.num_computed_tokens
+            count = min(len(sequence.token_ids) - computed, budget)
+            while not try_append(sequence.sequence, computed + count):
                 preempted = True
                 victim = self.running.pop()
                 self._preempt(victim)
                 if victim is sequence:
                     break
             else:
-                self._memory.append_slots(sequence.sequence, sequence.num_computed_tokens + count)
-                self._plan(plan, sequence, count)
+                chunk: Chunk | None = sequence.decode_chunk
+                # In the long run every step is this: one token of each sequence, in the chunk that it had before.
+                if chunk is not None and count == 1:
+                    decodes.append(chunk)
+                else:
+                    self._plan(plan, sequence, count)
                 budget -= count
                 index += 1
         if preempted:
             self._block(self.waiting[0].request, Shortfall(Cause.JUST_PREEMPTED, 0, 0, ""))
-        else:
+        elif self.waiting:
             self._admit(plan, budget, step)
+        plan.freed, self._freed = self._freed, []
         return plan
 
     def _plan(self, plan: StepPlan, sequence: Sequence, count: int) -> None:
@@ -134,6 +112,8 @@ class Scheduler:
         else:
             cause = Cause.DECODE if sequence.num_computed_tokens >= sequence.num_prompt_tokens else Cause.PREFILL
         chunk = Chunk(sequence, count, count == sequence.num_uncomputed_tokens, is_decode, cause)
+        if is_decode and cause is Cause.DECODE:
+            sequence.decode_chunk = chunk
         (plan.decodes if is_decode else plan.prefills).append(chunk)
 
     def _admit(self, plan: StepPlan, budget: int, step: int) -> None:
@@ -179,7 +159,9 @@ class Scheduler:
 
     def _preempt(self, victim: Sequence) -> None:
         blocks = self._memory.free(victim.sequence, Cause.PREEMPTION_VICTIM)
+        self._freed.append(victim.sequence)
         lost = victim.num_computed_tokens
+        victim.decode_chunk = None
         victim.num_computed_tokens = 0
         victim.num_lost_last = lost
         victim.num_lost_tokens = max(victim.num_lost_tokens, lost)
@@ -203,6 +185,7 @@ class Scheduler:
             self.running.remove(sequence)
             cause = Cause.CANCELLED if reason is FinishReason.CANCELLED else Cause.REQUEST_FINISHED
             self._memory.free(sequence.sequence, cause)
+            self._freed.append(sequence.sequence)
             # There is room now; whether it is enough for the head of the queue, the next step finds out.
             self._blocked = None
         else:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers.decoders import DecodeStream
 
 from workbench.engine.sampling_params import SamplingParams
 from workbench.events.types import FinishReason
 
+if TYPE_CHECKING:
+    from workbench.engine.plan import Chunk
 
-@dataclass
+
+@dataclass(eq=False, slots=True)
 class Sequence:
     """One sequence of tokens: a prompt and what was generated for it.
 
@@ -38,6 +41,8 @@ class Sequence:
     was_preempted: bool = False
     logprobs: list[dict[int, float]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    #: the plan of every step in which one new token is computed and nothing else; None while there is more to do
+    decode_chunk: Chunk | None = None
 
     @property
     def num_tokens(self) -> int:

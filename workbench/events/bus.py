@@ -28,20 +28,39 @@ class Subscription:
     """A callback's place on the bus.
 
     Attributes:
+        deferred: whether batches may come later than at the end of their step (see `EventBus.subscribe`).
         errors: how many batches made the callback raise.
         last_error: the latest of these exceptions.
     """
 
     callback: Subscriber
+    deferred: bool = False
     errors: int = 0
     last_error: Exception | None = None
     _bus: EventBus | None = field(default=None, repr=False)
+    _held: EventBatch | None = field(default=None, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def close(self) -> None:
-        """Takes the callback off the bus. Calling it again does nothing."""
+        """Takes the callback off the bus, after what was held back for it. Calling it again does nothing."""
         if self._bus is not None:
             self._bus._remove(self)
             self._bus = None
+            self._deliver_held()
+
+    def _deliver_held(self) -> None:
+        with self._lock:  # whoever closes from another thread must not overtake the engine
+            batch, self._held = self._held, None
+            if batch is not None:
+                self._deliver(batch)
+
+    def _deliver(self, batch: EventBatch) -> None:
+        try:
+            self.callback(batch)
+        except Exception as error:
+            self.errors += 1
+            self.last_error = error
+            log.exception("event subscriber %r failed on step %d", self.callback, batch.step)
 
     def __enter__(self) -> Subscription:
         return self
@@ -110,15 +129,17 @@ class EventBus:
     """In-process event bus of one engine. Emitting and flushing belong to the engine's thread.
 
     Attributes:
-        flush_ns: time spent delivering batches so far, subscribers included.
+        flush_ns: time spent delivering batches so far at the ends of steps, subscribers included.
+        caught_up_ns: time spent so far on what was held back then.
     """
 
     def __init__(self) -> None:
-        self.flush_ns = 0
+        self.flush_ns = self.caught_up_ns = 0
         self._page_map = PageMap()
         self._unfolded: list[EventBatch] = []
         self._pending: list[AnyEvent] = []
         self._subscriptions: list[Subscription] = []
+        self._holds = False
         self._lock = threading.RLock()
         self._started_ns = time.perf_counter_ns()
         self._step = 0
@@ -150,8 +171,24 @@ class EventBus:
         for event in self._pending:
             event.step = step
 
-    def flush(self) -> EventBatch:
-        """Hands the step's events to every subscriber, and returns them."""
+    def emit_many(self, events: list[AnyEvent]) -> None:
+        """`emit` for events that happen at the same moment."""
+        t_ns = time.perf_counter_ns() - self._started_ns
+        step, seq = self._step, self._next_seq
+        for seq, event in enumerate(events, seq):  # noqa: B020 - the counter goes on from where it is
+            event.seq = seq
+            event.step = step
+            event.t_ns = t_ns
+        self._next_seq += len(events)
+        self._pending += events
+
+    def flush(self, hold: bool = False) -> EventBatch:
+        """Hands the step's events to every subscriber, and returns them.
+
+        Args:
+            hold: deferred subscribers get them at the next `catch_up` or `flush`, whatever comes first.
+        """
+        self.catch_up()
         started = time.perf_counter_ns()
         batch = EventBatch(self._step, self._pending)
         self._pending = []
@@ -162,23 +199,47 @@ class EventBus:
             if len(self._unfolded) >= _FOLD_AT_LEAST_EVERY:
                 _ = self.page_map
             subscriptions = list(self._subscriptions)
+            if hold:
+                self._holds = True
+                for subscription in subscriptions:
+                    if subscription.deferred:
+                        subscription._held = batch
         for subscription in subscriptions:
-            try:
-                subscription.callback(batch)
-            except Exception as error:
-                subscription.errors += 1
-                subscription.last_error = error
-                log.exception("event subscriber %r failed on step %d", subscription.callback, batch.step)
+            if not (hold and subscription.deferred):
+                subscription._deliver(batch)
         self.flush_ns += time.perf_counter_ns() - started
         return batch
 
-    def subscribe(self, callback: Subscriber, on_snapshot: Callable[[PageMap], None] | None = None) -> Subscription:
+    def catch_up(self) -> None:
+        """Does what the last flush held back, and folds its batch into the state: work for idle moments.
+
+        Nothing at all if that flush held nothing back.
+        """
+        if not self._holds:
+            return
+        started = time.perf_counter_ns()
+        self._holds = False
+        with self._lock:
+            _ = self.page_map
+            subscriptions = list(self._subscriptions)
+        for subscription in subscriptions:
+            if subscription._held is not None:
+                subscription._deliver_held()
+        self.caught_up_ns += time.perf_counter_ns() - started
+
+    def subscribe(
+        self, callback: Subscriber, on_snapshot: Callable[[PageMap], None] | None = None, deferred: bool = False
+    ) -> Subscription:
         """Calls ``callback(batch)`` at the end of every step, in the engine's thread.
 
         A late subscriber needs to know what happened before: ``on_snapshot`` is called once, now, with a copy of the
         state that the first batch will build on.
+
+        ``deferred`` lets an engine whose GPU works by itself deliver a step's batch during the next step, when the host
+        would only wait. Batches still come one by one, and the state is the one after the batch. Nothing is held back
+        when the engine runs out of work, and closing the subscription delivers first.
         """
-        subscription = Subscription(callback, _bus=self)
+        subscription = Subscription(callback, deferred, _bus=self)
         with self._lock:
             if on_snapshot is not None:
                 on_snapshot(self.page_map.copy())

@@ -41,9 +41,10 @@ class Recorder:
         with Recorder(llm.bus, "run.kvtrace"):
             llm.generate(...)
 
-    It begins with a snapshot, so it may join a run at any time. Every batch is handed to the operating system at once,
-    straight into the named file: whatever ends the process, what is there can be opened. If the file can't be written
-    (the disk is full), the engine goes on undisturbed, the rest of the run is not recorded, and `close` says so.
+    It begins with a snapshot, so it may join a run at any time. Every batch is handed to the operating system at once
+    (on a GPU: during the next step, see `EventBus.subscribe`), straight into the named file: whatever ends the process,
+    what is there can be opened. If the file can't be written (the disk is full), the engine goes on undisturbed, the
+    rest of the run is not recorded, and `close` says so.
 
     Args:
         target: a path, which is overwritten, or a binary file open for writing, which stays open.
@@ -94,7 +95,7 @@ class Recorder:
             self._file = open(self._target, "wb")  # noqa: SIM115
         try:
             self._writer = TraceWriter(self._file or self._target, _header())  # type: ignore[arg-type]
-            self._subscription = self._bus.subscribe(self._on_batch, self._on_snapshot)
+            self._subscription = self._bus.subscribe(self._on_batch, self._on_snapshot, deferred=True)
         except BaseException:
             if self._file is not None:
                 self._file.close()

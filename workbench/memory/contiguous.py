@@ -82,17 +82,15 @@ class ContiguousMemory:
         if self._bus is not None:
             self._bus.emit(RegionReserved(sequence, region.start, region.size, requested, Cause.ADMISSION))
 
-    def can_append(self, sequence: int, num_tokens: int) -> bool:
+    def try_append(self, sequence: int, num_tokens: int) -> bool:
         return num_tokens <= self._regions[sequence].requested
-
-    def append_slots(self, sequence: int, num_tokens: int) -> None:
-        if not self.can_append(sequence, num_tokens):
-            region = self._regions[sequence]
-            raise ValueError(f"sequence {sequence}: {num_tokens} tokens do not fit into {region.requested} slots")
 
     def commit(self, sequence: int, count: int, cause: Cause) -> None:
         region = self._regions[sequence]
-        self.append_slots(sequence, region.filled + count)
+        if region.filled + count > region.requested:
+            raise ValueError(
+                f"sequence {sequence}: {region.filled + count} tokens do not fit into {region.requested} slots"
+            )
         first = region.start + region.filled
         region.filled += count
         if self._bus is not None:

@@ -52,11 +52,14 @@ class PagedMemory:
         self._num_tokens[sequence] = 0
         self._grow(sequence, num_tokens, Cause.ADMISSION)
 
-    def can_append(self, sequence: int, num_tokens: int) -> bool:
-        return self._blocks_for(num_tokens) - len(self._tables[sequence]) <= self._pool.num_free
-
-    def append_slots(self, sequence: int, num_tokens: int) -> None:
+    def try_append(self, sequence: int, num_tokens: int) -> bool:
+        held = len(self._tables[sequence])
+        if num_tokens <= held * self.block_size:
+            return True
+        if self._blocks_for(num_tokens) - held > self._pool.num_free:
+            return False
         self._grow(sequence, num_tokens, Cause.DECODE_GROWTH)
+        return True
 
     def _grow(self, sequence: int, num_tokens: int, cause: Cause) -> None:
         table = self._tables[sequence]
@@ -73,6 +76,10 @@ class PagedMemory:
             raise ValueError(f"sequence {sequence}: {stop} tokens do not fit into {len(table)} blocks")
         self._num_tokens[sequence] = stop
         if self._bus is None:
+            return
+        if count == 1:
+            logical_index, offset = divmod(start, self.block_size)
+            self._bus.emit(SlotsWritten(sequence, table[logical_index], offset, 1, cause))
             return
         while start < stop:
             logical_index, offset = divmod(start, self.block_size)

@@ -59,11 +59,8 @@ class MemoryManager(Protocol):
     def allocate(self, sequence: int, num_tokens: int, prompt_tokens: int, max_tokens: int) -> None:
         """Gives a sequence memory for its ``num_tokens`` known tokens. `can_allocate` must have said yes."""
 
-    def can_append(self, sequence: int, num_tokens: int) -> bool:
-        """Whether the sequence can have room for ``num_tokens`` tokens in total."""
-
-    def append_slots(self, sequence: int, num_tokens: int) -> None:
-        """Makes room for ``num_tokens`` tokens in total. `can_append` must have said yes."""
+    def try_append(self, sequence: int, num_tokens: int) -> bool:
+        """Makes room for ``num_tokens`` tokens in total; returns False, and changes nothing, if there is none."""
 
     def commit(self, sequence: int, count: int, cause: Cause) -> None:
         """Notes that the keys and values of the next ``count`` tokens have been stored."""

@@ -11,24 +11,16 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 from paged_kernels.torch_attention import cache_write
 from paged_kernels.torch_attention import paged_attention as attend_over_pages
+from workbench.models.attention_op import paged_attention_op
+from workbench.models.geometry import LayerGeometry
 from workbench.models.paged_batch import PagedBatch
 
 #: transformers treats names with "flash", a slash or "paged|" in a special way: this one has none of them.
 ATTENTION_NAME = "workbench_kv"
-
-
-@dataclass(frozen=True)
-class LayerGeometry:
-    """What one attention layer keeps per token: ``[num_kv_heads, head_dim]`` for K and (here) for V."""
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    value_head_dim: int
 
 
 @dataclass
@@ -36,7 +28,6 @@ class GeometryProbe:
     """Stands in for a `PagedBatch` while a model is examined: notes what each layer hands over, stores nothing."""
 
     layers: dict[int, LayerGeometry] = field(default_factory=dict)
-    windows: dict[int, int | None] = field(default_factory=dict)
     calls: int = 0
 
 
@@ -55,7 +46,7 @@ def paged_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    paged_batch: PagedBatch | GeometryProbe | None = None,
+    paged_batch: PagedBatch | GeometryProbe | int | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """The function that every attention layer calls.
@@ -66,6 +57,7 @@ def paged_attention(
         scaling: factor on the scores; models that scale the query themselves pass 1.0.
         sliding_window: a token sees itself and the ``sliding_window - 1`` tokens before it.
         s_aux: attention sinks, one logit per head.
+        paged_batch: the step's tokens; a number is the handle of a `StepState`, for the Triton kernels.
 
     Returns:
         ``[1, num_tokens, num_heads, head_dim]`` and no attention weights.
@@ -76,15 +68,16 @@ def paged_attention(
     if layer is None:
         raise HookError(f"{type(module).__name__} has no layer_idx")
     q, k, v = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)
+    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+    if isinstance(paged_batch, int):
+        return paged_attention_op(q, k, v, layer, paged_batch, scale, sliding_window, softcap, s_aux)[None], None
     if isinstance(paged_batch, GeometryProbe):
         paged_batch.calls += 1
-        paged_batch.windows[layer] = sliding_window
-        paged_batch.layers[layer] = LayerGeometry(q.shape[1], k.shape[1], k.shape[2], v.shape[2])
+        paged_batch.layers[layer] = LayerGeometry(q.shape[1], k.shape[1], k.shape[2], v.shape[2], sliding_window)
         return q.new_zeros(1, q.shape[0], q.shape[1], v.shape[2]), None
 
     k_cache, v_cache = paged_batch.caches[layer]
     paged_batch.calls[layer] += 1
-    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
     sinks = None if s_aux is None else s_aux.to(q.dtype)
     cache_write(k, v, k_cache, v_cache, paged_batch.slot_mapping)
     block_size, num_heads, num_kv_heads = k_cache.shape[1], q.shape[1], k.shape[1]
@@ -99,12 +92,10 @@ def paged_attention(
     return out[None], None
 
 
-def _no_mask(*_: object, **__: object) -> None:
-    """The block tables and lengths say what a token may see; transformers need not build a mask."""
-    return
-
-
 def register() -> None:
-    """Makes `ATTENTION_NAME` known to transformers. Calling it again changes nothing."""
+    """Makes `ATTENTION_NAME` known to transformers. Calling it again changes nothing.
+
+    No mask function goes with it: then transformers builds no mask (block tables and lengths say what a token may see),
+    and does not look into the positions for packed sequences either, which would make the host wait for the device.
+    """
     AttentionInterface.register(ATTENTION_NAME, paged_attention)
-    AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)

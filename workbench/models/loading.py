@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from transformers.utils import logging as transformers_logging
 
 from workbench.events.types import ModelGeometry
 from workbench.models import hook
-from workbench.models.hook import GeometryProbe, HookError, LayerGeometry
+from workbench.models.device import pick_device, pick_dtype
+from workbench.models.geometry import LayerGeometry
+from workbench.models.hook import GeometryProbe, HookError
 from workbench.models.packed_linear import pack_linear_layers
 from workbench.models.paged_batch import PagedBatch
 
@@ -44,6 +47,7 @@ class LoadedModel:
         layers: per layer, what it keeps per token.
         max_positions: the longest sequence that the model was made for, in tokens; None if it doesn't say.
         suppressed_token_ids: tokens that its generation config forbids (``suppress_tokens``).
+        suppressed: the same on the device, int64; None if there are none.
     """
 
     name: str
@@ -57,45 +61,37 @@ class LoadedModel:
     eos_token_ids: frozenset[int]
     suppressed_token_ids: tuple[int, ...]
     takes_logits_to_keep: bool
+    suppressed: Tensor | None = None
 
-    def forward(self, input_ids: Tensor, positions: Tensor, batch: PagedBatch, logit_rows: Tensor) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        batch: PagedBatch | int,
+        logit_rows: Tensor,
+        call: Callable[..., Any] | None = None,
+    ) -> Tensor:
         """Logits ``[len(logit_rows), vocab_size]`` of packed tokens; ``input_ids`` and ``positions`` ``[num_tokens]``.
 
         Keys and values of all tokens are stored on the way.
+
+        Args:
+            batch: the step's tokens, or the handle of a `StepState`.
+            call: a compiled form of ``model`` to call instead of it.
         """
+        ids, places = input_ids[None], positions[None]
         kwargs: dict[str, Any] = {"logits_to_keep": logit_rows} if self.takes_logits_to_keep else {}
-        logits: Tensor = self.model(
-            input_ids=input_ids[None], position_ids=positions[None], use_cache=False, paged_batch=batch, **kwargs
+        if call is not None:
+            # One program for every number of tokens, instead of one for each.
+            for tensor, dim in ((ids, 1), (places, 1), (logit_rows, 0)):
+                torch._dynamo.mark_dynamic(tensor, dim)
+        logits: Tensor = (call or self.model)(
+            input_ids=ids, position_ids=places, use_cache=False, paged_batch=batch, **kwargs
         ).logits[0]
         logits = logits if self.takes_logits_to_keep else logits[logit_rows]
-        if self.suppressed_token_ids:
-            logits[:, self.suppressed_token_ids] = -torch.inf
+        if self.suppressed is not None:
+            logits.index_fill_(1, self.suppressed, -torch.inf)
         return logits
-
-
-def pick_device(device: str) -> torch.device:
-    """ "auto" means the first of cuda, mps, cpu that is there.
-
-    Raises:
-        ValueError: the named device is not available.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return torch.device(next(name for name, there in available.items() if there))
-    if not available.get(device, False):
-        there = ", ".join(name for name, is_there in available.items() if is_there)
-        raise ValueError(f"device={device!r}: not available here; allowed: auto, {there}")
-    return torch.device(device)
-
-
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """ "auto" means float32 on a CPU (half types are slow or inexact there) and bfloat16 elsewhere."""
-    if dtype == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    allowed = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in allowed:
-        raise ValueError(f"dtype={dtype!r}: allowed are auto, {', '.join(allowed)}")
-    return allowed[dtype]
 
 
 def load_model(name: str, device: str = "auto", dtype: str = "auto", pack: bool = True) -> LoadedModel:
@@ -163,6 +159,7 @@ def prepare_model(model: Any, tokenizer: Any, name: str, pack: bool = True) -> L
     )
     eos = getattr(model.generation_config, "eos_token_id", None)
     eos_ids = frozenset([eos] if isinstance(eos, int) else eos or [])
+    suppressed = tuple(getattr(model.generation_config, "suppress_tokens", None) or ())
     return LoadedModel(
         name=name,
         model=model,
@@ -173,8 +170,9 @@ def prepare_model(model: Any, tokenizer: Any, name: str, pack: bool = True) -> L
         dtype=parameter.dtype,
         max_positions=_max_positions(text_config),
         eos_token_ids=eos_ids,
-        suppressed_token_ids=tuple(getattr(model.generation_config, "suppress_tokens", None) or ()),
+        suppressed_token_ids=suppressed,
         takes_logits_to_keep="logits_to_keep" in _forward_parameters(model),
+        suppressed=torch.tensor(suppressed, device=parameter.device) if suppressed else None,
     )
 
 
@@ -224,15 +222,15 @@ def _examine(model: Any, text_config: Any, pack: bool) -> tuple[LayerGeometry, .
 
 def _refuse_hidden_windows(architecture: str, text_config: Any, probe: GeometryProbe) -> None:
     """A window that a model puts into its mask, and does not tell the attention function, would be ignored."""
-    kinds = getattr(text_config, "layer_types", None) or ["full_attention"] * len(probe.windows)
-    for layer, kind in enumerate(kinds[: len(probe.windows)]):
-        if kind != "full_attention" and probe.windows[layer] is None:
+    kinds = getattr(text_config, "layer_types", None) or ["full_attention"] * len(probe.layers)
+    for layer, kind in enumerate(kinds[: len(probe.layers)]):
+        if kind != "full_attention" and probe.layers[layer].window is None:
             raise UnsupportedModelError(
                 f"{architecture} can't run on a paged KV cache: layer {layer} is of type {kind!r}, but does not "
                 "tell the attention function its window"
             )
     window = getattr(text_config, "sliding_window", None) if getattr(text_config, "use_sliding_window", True) else None
-    if window and all(told is None for told in probe.windows.values()):
+    if window and all(told.window is None for told in probe.layers.values()):
         raise UnsupportedModelError(
             f"{architecture} can't run on a paged KV cache: its configuration has sliding_window={window}, but no "
             "layer tells the attention function so"

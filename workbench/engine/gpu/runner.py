@@ -1,0 +1,201 @@
+"""Carries steps out with the Triton kernels; a step that only decodes is one replay of a CUDA graph."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.engine.config import EngineConfig
+from workbench.engine.gpu.buffers import StepBuffers
+from workbench.engine.gpu.graphs import DecodeGraphs, graph_sizes
+from workbench.engine.gpu.sampling import pick_tokens
+from workbench.engine.launched import Launched
+from workbench.engine.plan import StepPlan
+from workbench.engine.sampler import Sampled, sample
+from workbench.memory.protocol import MemoryManager
+from workbench.models.attention_op import Kernels, StepState
+from workbench.models.hook import HookError
+from workbench.models.loading import LoadedModel
+
+log = logging.getLogger(__name__)
+
+
+#: A token and, if they were asked for, log probabilities by token.
+_Choice = tuple[int, dict[int, float] | None]
+
+
+class _OnDevice:
+    """A step whose tokens are on their way to the host."""
+
+    def __init__(self, runner: TritonRunner, count: int, special: dict[int, _Choice]) -> None:
+        self._runner, self._count, self._special = runner, count, special
+
+    def wait(self) -> tuple[Sampled, int]:
+        if self._runner.copied is not None:
+            self._runner.copied.synchronize()
+        forwarded = time.perf_counter_ns()
+        tokens = self._runner.tokens_host[: self._count]
+        logprobs: list[dict[int, float] | None] = [None] * self._count
+        for at, (token, values) in self._special.items():
+            tokens[at], logprobs[at] = token, values
+        self._runner.buffers.sampled(tokens)
+        return Sampled(tokens.tolist(), logprobs), forwarded
+
+
+class TritonRunner:
+    """Runs packed steps of one model on one KV pool. The host waits for nothing but the sampled tokens.
+
+    Args:
+        caches: per layer, K and V: ``[num_blocks, block_size, num_kv_heads, head_dim]``.
+        max_model_len: longest sequence in tokens.
+        kernels: others than those of `paged_kernels`, for tests.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        caches: list[tuple[Tensor, Tensor]],
+        memory: MemoryManager,
+        config: EngineConfig,
+        max_model_len: int,
+        kernels: Kernels | None = None,
+    ) -> None:
+        device, max_seqs = model.device, config.max_num_seqs
+        is_cuda = device.type == "cuda"
+        self.overlaps = is_cuda
+        self._model, self._max_model_len = model, max_model_len
+        self._max_tokens = config.max_num_batched_tokens
+        self._state = StepState(model.layers, caches, max_seqs, kernels or Kernels())
+        self.buffers = StepBuffers(memory, max_seqs, self._max_tokens, -(-max_model_len // memory.block_size), device)
+        self._call: Callable[..., Any] | None = None
+        if config.compile:
+            self._call = torch.compile(model.model)
+        self._tokens = torch.zeros(max_seqs, dtype=torch.int64, device=device)
+        tokens_host = torch.zeros(max_seqs, dtype=torch.int64, pin_memory=is_cuda)
+        self._tokens_pinned, self.tokens_host = tokens_host, tokens_host.numpy()
+        self.copied: torch.cuda.Event | None = torch.cuda.Event() if is_cuda else None
+        self._all_rows = torch.arange(max_seqs, device=device)
+        # A compiled model takes a size of 1 for another program, so nothing is that small.
+        sizes = graph_sizes(max_seqs, smallest=2 if config.compile and max_seqs > 1 else 1)
+        self.graphs = DecodeGraphs(self._decode, sizes)
+        if not (is_cuda and config.cuda_graphs):
+            self.graphs.broken = "they were not asked for" if is_cuda else "not on a CUDA device"
+        self._checked = False
+
+    # -- steps -----------------------------------------------------------------------------------------------------
+
+    def forget(self, sequences: list[int]) -> None:
+        self.buffers.forget(sequences)
+
+    @torch.inference_mode()
+    def launch(self, plan: StepPlan) -> Launched:
+        if plan.prefills:
+            tokens, count = self.buffers.fill_mixed(plan)
+            self.buffers.mixed.upload()
+            logits = self._mixed(tokens, len(plan.decodes), len(plan.chunks), count)
+        else:
+            count = len(plan.decodes)
+            size = self.graphs.size_for(count)
+            self.buffers.fill_decode(plan.decodes, size)
+            self.buffers.decode.upload()
+            logits = self.graphs.run(size)
+        special = self._sample_special(logits)
+        if count:
+            self._tokens_pinned[:count].copy_(self._tokens[:count], non_blocking=True)
+        if self.copied is not None:
+            self.copied.record()
+        self.buffers.launched(plan)
+        return _OnDevice(self, count, special)
+
+    def _decode(self, size: int) -> Tensor:
+        """The launches of a decode step, on static buffers: fit for a CUDA graph, and to be run again."""
+        buffers, arrays = self.buffers, self.buffers.decode.device
+        buffers.write_tables(arrays["growth_at"][:size], arrays["growth_block"][:size])
+        tables = buffers.tables.index_select(0, arrays["rows"][:size])
+        self._state.begin(arrays["slots"][:size], tables, arrays["context_lens"][:size], size)
+        logits = self._forward(arrays["ids"][:size], arrays["positions"][:size], self._all_rows[:size])
+        pick_tokens(logits, arrays["temperatures"][:size], arrays["uniforms"][:size], self._tokens[:size])
+        return logits
+
+    def _mixed(self, tokens: int, decodes: int, seqs: int, sampling: int) -> Tensor:
+        """The launches of a step with prompt chunks in it."""
+        buffers, arrays = self.buffers, self.buffers.mixed.device
+        tables = buffers.tables.index_select(0, arrays["rows"][:seqs])
+        query_start = arrays["query_start"][: seqs - decodes + 1]
+        self._state.begin(arrays["slots"][:tokens], tables, arrays["context_lens"][:seqs], decodes, query_start)
+        rows = arrays["logit_rows"][: sampling if self._call is None else max(sampling, 2)]
+        logits = self._forward(arrays["ids"][:tokens], arrays["positions"][:tokens], rows)[:sampling]
+        pick_tokens(logits, arrays["temperatures"][:sampling], arrays["uniforms"][:sampling], self._tokens[:sampling])
+        return logits
+
+    def _forward(self, ids: Tensor, positions: Tensor, logit_rows: Tensor) -> Tensor:
+        # A compiled model takes a single token for another program than any other number of them.
+        call = self._call if len(ids) > 1 else None
+        if not self._checked:
+            self._state.calls = [0] * len(self._state.calls)
+        logits = self._model.forward(ids, positions, self._state.handle, logit_rows, call)
+        if not self._checked:
+            self._check_calls()
+        return logits
+
+    def _sample_special(self, logits: Tensor) -> dict[int, _Choice]:
+        """Tokens and log probabilities of requests that need more than `pick_tokens` does, by place in the sample."""
+        special = self.buffers.special
+        if not special:
+            return {}
+        places = [at for at, _ in special]
+        sampled = sample(logits[places], [chunk.sequence for _, chunk in special])
+        return dict(zip(places, zip(sampled.token_ids, sampled.logprobs, strict=True), strict=True))
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Runs the largest prompt step, and captures all decode graphs, on rows of padding: nothing is stored.
+
+        With ``compile`` this takes a minute or two the first time.
+        """
+        log.info("warming up: a step of %d tokens", self._max_tokens)
+        self.run_padding(self._max_tokens)
+        if self.graphs.broken is None:
+            self.buffers.fill_decode([], self.buffers.max_seqs)
+            self.buffers.decode.upload()
+            self.graphs.capture_all()
+
+    @torch.inference_mode()
+    def run_padding(self, num_tokens: int) -> None:
+        """A prompt step of ``num_tokens`` zeros as long prompts, which are stored nowhere."""
+        buffers, arrays = self.buffers, self.buffers.mixed.host
+        longest = self._max_model_len
+        buffers.mixed.wait()
+        count = min(-(-num_tokens // longest), buffers.max_seqs)
+        num_tokens = min(num_tokens, count * longest)
+        ends = [min(num_tokens, longest * (i + 1)) for i in range(count)]
+        starts = [0, *ends[:-1]]
+        arrays["query_start"][: count + 1] = [0, *ends]
+        arrays["context_lens"][:count] = [end - start for start, end in zip(starts, ends, strict=True)]
+        arrays["rows"][:count] = buffers.max_seqs
+        arrays["ids"][:num_tokens] = 0
+        arrays["slots"][:num_tokens] = -1
+        for start, end in zip(starts, ends, strict=True):
+            arrays["positions"][start:end] = range(end - start)
+        arrays["logit_rows"][:] = 0
+        buffers.mixed.upload()
+        self._mixed(num_tokens, 0, count, buffers.max_seqs)
+
+    def release(self) -> None:
+        self.graphs.release()
+        self._state.caches = []
+
+    def _check_calls(self) -> None:
+        """A layer that skipped the hook, or used it twice, would compute something else than the books say."""
+        calls = self._state.calls
+        if any(count != 1 for count in calls):
+            name = self._model.geometry.architecture
+            raise HookError(f"{name}: the attention hook was called {calls} times by its layers, expected once each")
+        self._checked = True

@@ -1,0 +1,52 @@
+"""A step between its launch and its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from workbench.engine.plan import StepPlan
+from workbench.engine.sampler import Sampled
+
+
+class Launched(Protocol):
+    """A step that was launched. What does not need its tokens can be done before `wait`."""
+
+    def wait(self) -> tuple[Sampled, int]:
+        """The new tokens, one for every chunk that samples, and when the forward pass ended, by `perf_counter_ns`."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A step whose tokens are there already."""
+
+    sampled: Sampled
+    forwarded_ns: int
+
+    def wait(self) -> tuple[Sampled, int]:
+        return self.sampled, self.forwarded_ns
+
+
+class Runner(Protocol):
+    """Carries plans out on the model.
+
+    Attributes:
+        overlaps: whether the device goes on working while the host does something else.
+    """
+
+    overlaps: bool
+
+    def forget(self, sequences: list[int]) -> None:
+        """The memory of these sequences was taken back."""
+
+    def launch(self, plan: StepPlan) -> Launched:
+        """Starts the step: stores keys and values of all planned tokens, and samples where a chunk says so.
+
+        Should it raise, nothing counts as done, and the step may be launched again.
+        """
+
+    def warm_up(self) -> None:
+        """Compiles and captures now what would otherwise be when it is first needed."""
+
+    def release(self) -> None:
+        """Lets go of the KV pool; `launch` can't be called again."""
