@@ -11,7 +11,7 @@ import time
 
 _PACKAGES = ("torch", "triton", "transformers", "tokenizers", "msgspec", "numpy", "gradio", "plotly", "ipywidgets")
 
-#: Not used by this version yet: the kernels and the notebooks will need them.
+#: Triton is for GPUs, and for the tests of its kernels; the notebooks will need ipywidgets.
 _OPTIONAL = ("triton", "ipywidgets")
 
 
@@ -53,7 +53,7 @@ def find_browser() -> str | None:
 def _device_lines() -> list[str]:
     import torch
 
-    from workbench.models.loading import pick_device, pick_dtype
+    from workbench.models.device import pick_device, pick_dtype
     from workbench.models.packed_linear import can_pack
 
     device = pick_device("auto")
@@ -68,7 +68,6 @@ def _device_lines() -> list[str]:
     return [
         f"device      {device.type} ({why})",
         f"dtype       {dtype}",
-        "attention   torch, over block tables (this version has no Triton kernels)",
         f"weights     {packing}",
         f"threads     {torch.get_num_threads()}",
     ]
@@ -90,6 +89,7 @@ def _model_lines() -> tuple[list[str], bool]:
         f"tiny        {geometry.architecture}, {geometry.num_layers} layers, loaded in {loaded:.1f} s, "
         f"{geometry.kv_bytes_per_token} bytes of KV per token",
         f"            says {output.text!r} at {speed:,.0f} tokens/s (one request)",
+        f"attention   {llm.describe_runner()} ({llm.attention.why})",
     ], True
 
 

@@ -48,5 +48,8 @@ class Runner(Protocol):
     def warm_up(self) -> None:
         """Compiles and captures now what would otherwise be when it is first needed."""
 
+    def describe(self) -> str:
+        """What else there is to say about it, to be put behind "triton attention"; may be empty."""
+
     def release(self) -> None:
         """Lets go of the KV pool; `launch` can't be called again."""

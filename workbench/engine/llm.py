@@ -125,6 +125,10 @@ class LLM:
         """
         self._runner.warm_up()
 
+    def describe_runner(self) -> str:
+        """How steps are carried out, in a few words."""
+        return f"{self.attention.name} attention" + self._runner.describe()
+
     def _max_model_len(self) -> int:
         asked, possible = self.config.max_model_len, self.model.max_positions
         if asked is None:

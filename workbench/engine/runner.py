@@ -34,6 +34,9 @@ class ModelRunner:
     def warm_up(self) -> None:
         """Nothing is compiled."""
 
+    def describe(self) -> str:
+        return ""
+
     def launch(self, plan: StepPlan) -> Launched:
         """Runs the step to its end. It is sampled before anything is noted: should it fail, it can be taken again."""
         logits = self._forward(plan)

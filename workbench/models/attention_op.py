@@ -9,6 +9,7 @@ the state are static buffers while a graph is captured, so the graph stays valid
 from __future__ import annotations
 
 import itertools
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -68,8 +69,7 @@ class StepState:
     """
 
     _by_handle: weakref.WeakValueDictionary[int, StepState] = weakref.WeakValueDictionary()
-    #: torch.compile takes 0 and 1 for constants, and everything from 2 on for a number like any other.
-    _handles = itertools.count(2)
+    _lock = threading.Lock()
 
     def __init__(
         self,
@@ -89,8 +89,15 @@ class StepState:
             if layer not in self._decode_plans:
                 self._decode_plans[layer] = kernels.decode_plan(layer, max_seqs, dtype, device)
                 self._prefill_plans[layer] = kernels.prefill_plan(layer, dtype, device)
-        self.handle = next(self._handles)
-        self._by_handle[self.handle] = self
+        with self._lock:
+            # The lowest one that is free: engines one after another have the same, and share what was compiled for it.
+            self.handle = next(number for number in itertools.count(2) if number not in self._by_handle)
+            self._by_handle[self.handle] = self
+
+    def close(self) -> None:
+        """Gives the handle back, and lets go of the caches."""
+        self._by_handle.pop(self.handle, None)
+        self.caches = []
 
     @classmethod
     def find(cls, handle: int) -> StepState:

@@ -85,7 +85,7 @@ class LoadedModel:
             # One program for every number of tokens, instead of one for each.
             for tensor, dim in ((ids, 1), (places, 1), (logit_rows, 0)):
                 torch._dynamo.mark_dynamic(tensor, dim)
-        logits: Tensor = (call or self.model)(
+        logits: Tensor = (self.model if call is None else call)(
             input_ids=ids, position_ids=places, use_cache=False, paged_batch=batch, **kwargs
         ).logits[0]
         logits = logits if self.takes_logits_to_keep else logits[logit_rows]

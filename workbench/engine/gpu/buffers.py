@@ -68,7 +68,9 @@ class StepBuffers:
         self.max_seqs, self._width = max_seqs, max_blocks
         self.tables = torch.zeros(max_seqs + 1, max_blocks, dtype=torch.int32, device=device)
         growth = [("growth_at", "int64", max_seqs), ("growth_block", "int32", max_seqs)]
-        self.decode = Staging([*_per_sequence(max_seqs), *_per_token(max_seqs), *growth], device)
+        every = ("logit_rows", "int64", max_seqs)
+        self.decode = Staging([*_per_sequence(max_seqs), every, *_per_token(max_seqs), *growth], device)
+        self.decode.host["logit_rows"][:] = np.arange(max_seqs)
         self.mixed = Staging(
             [
                 *_per_sequence(max_seqs),

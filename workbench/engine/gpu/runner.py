@@ -79,7 +79,6 @@ class TritonRunner:
         tokens_host = torch.zeros(max_seqs, dtype=torch.int64, pin_memory=is_cuda)
         self._tokens_pinned, self.tokens_host = tokens_host, tokens_host.numpy()
         self.copied: torch.cuda.Event | None = torch.cuda.Event() if is_cuda else None
-        self._all_rows = torch.arange(max_seqs, device=device)
         # A compiled model takes a size of 1 for another program, so nothing is that small.
         sizes = graph_sizes(max_seqs, smallest=2 if config.compile and max_seqs > 1 else 1)
         self.graphs = DecodeGraphs(self._decode, sizes)
@@ -118,7 +117,7 @@ class TritonRunner:
         buffers.write_tables(arrays["growth_at"][:size], arrays["growth_block"][:size])
         tables = buffers.tables.index_select(0, arrays["rows"][:size])
         self._state.begin(arrays["slots"][:size], tables, arrays["context_lens"][:size], size)
-        logits = self._forward(arrays["ids"][:size], arrays["positions"][:size], self._all_rows[:size])
+        logits = self._forward(arrays["ids"][:size], arrays["positions"][:size], arrays["logit_rows"][:size])
         pick_tokens(logits, arrays["temperatures"][:size], arrays["uniforms"][:size], self._tokens[:size])
         return logits
 
@@ -188,9 +187,13 @@ class TritonRunner:
         buffers.mixed.upload()
         self._mixed(num_tokens, 0, count, buffers.max_seqs)
 
+    def describe(self) -> str:
+        compiled = "" if self._call is None else ", compiled"
+        return compiled + (f", no CUDA graphs: {self.graphs.broken}" if self.graphs.broken else ", CUDA graphs")
+
     def release(self) -> None:
         self.graphs.release()
-        self._state.caches = []
+        self._state.close()
 
     def _check_calls(self) -> None:
         """A layer that skipped the hook, or used it twice, would compute something else than the books say."""
