@@ -132,5 +132,5 @@ def test_what_can_not_be_had_is_said(llama: LoadedModel, monkeypatch: pytest.Mon
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(ConfigError, match="attention='triton': the kernels need a CUDA device, the model is on cpu"):
         LLM(llama, EngineConfig(attention="triton"))
-    with pytest.raises(ConfigError, match="num_blocks=None: .*only on a CUDA device"):
+    with pytest.raises(ConfigError, match=r"num_blocks=None: .*only on a CUDA device"):
         LLM(llama, EngineConfig(num_blocks=None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -182,3 +183,73 @@ def test_joining_from_another_thread_leaves_no_hole() -> None:
     done.set()
     thread.join()
     assert failures == []
+
+
+def test_many_at_once_are_stamped_like_one_by_one() -> None:
+    bus = EventBus()
+    bus.begin_step(3)
+    bus.emit(ev.StepStarted(0, 0))
+    bus.emit_many([ev.StepStarted(i, 0) for i in range(3)])
+    bus.emit_many([])
+    bus.emit(ev.RunFinished())
+    events = bus.flush().events
+    assert [(event.seq, event.step) for event in events] == [(i, 3) for i in range(5)]
+    times = [event.t_ns for event in events]
+    assert times == sorted(times)
+    assert times[1] == times[2] == times[3]
+
+
+def test_what_is_held_back_comes_before_the_next_batch_and_with_the_right_state() -> None:
+    simulation = Simulation(2)
+    bus = simulation.bus
+    seen: list[tuple[str, int]] = []
+
+    def note(name: str) -> Callable[[EventBatch], None]:
+        def callback(batch: EventBatch) -> None:
+            assert bus.page_map.next_seq == batch.events[-1].seq + 1
+            seen.append((name, batch.step))
+
+        return callback
+
+    bus.subscribe(note("late"), deferred=True)
+    bus.subscribe(note("now"))
+    inner = bus.flush
+    bus.flush = lambda hold=True: inner(hold)  # type: ignore[method-assign]
+    simulation.step()
+    assert seen == [("now", 1)]
+    bus.catch_up()
+    bus.catch_up()
+    assert seen == [("now", 1), ("late", 1)]
+    simulation.step()
+    simulation.step()
+    assert seen[2:] == [("now", 2), ("late", 2), ("now", 3)], "the next flush does what nobody did before"
+    bus.emit(ev.StepStarted(0, 0))
+    bus.flush(hold=False)
+    assert seen[5:] == [("late", 3), ("late", 3), ("now", 3)]
+
+
+def test_closing_delivers_what_was_held_back() -> None:
+    simulation = Simulation(2)
+    late: list[EventBatch] = []
+    subscription = simulation.bus.subscribe(late.append, deferred=True)
+    simulation.bus.emit(ev.StepStarted(0, 0))
+    batch = simulation.bus.flush(hold=True)
+    assert late == []
+    subscription.close()
+    assert late == [batch]
+    simulation.bus.catch_up()
+    assert late == [batch]
+
+
+def test_who_joins_while_something_is_held_back_gets_no_batch_twice() -> None:
+    simulation = Simulation(3).run(5)
+    bus = simulation.bus
+    inner = bus.flush
+    bus.flush = lambda hold=True: inner(hold)  # type: ignore[method-assign]
+    simulation.run(3)
+    mine: list[PageMap] = []
+    bus.subscribe(lambda batch: mine[0].apply_all(batch.events), mine.append, deferred=True)
+    assert mine[0] == bus.page_map
+    simulation.run(5)
+    bus.catch_up()
+    assert mine[0] == bus.page_map
