@@ -109,7 +109,8 @@ def test_greedy_equals_generate(
 @pytest.mark.parametrize("name", supported())
 def test_every_architecture(name: str) -> None:
     torch.manual_seed(1)
-    original = AutoModelForCausalLM.from_config(supported()[name]).eval().cuda()
+    # SDPA leaves Gemma 2's soft cap out in transformers 5.17.
+    original = AutoModelForCausalLM.from_config(supported()[name], attn_implementation="eager").eval().cuda()
     prompts, new_tokens = PROMPTS[:4], 24
     expected = generate(original, prompts, new_tokens)
     assert len({tuple(tokens) for tokens in expected}) > 1, "a model that always says the same proves nothing"

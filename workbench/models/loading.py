@@ -189,6 +189,8 @@ def _examine(model: Any, text_config: Any, pack: bool) -> tuple[LayerGeometry, .
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(text_config.vocab_size, (_PROBE_TOKENS,), generator=generator).to(device)
     positions = torch.arange(_PROBE_TOKENS, device=device)
+    # SDPA may leave out what an architecture asks for, as it does with Gemma 2's soft cap in transformers 5.17.
+    model.set_attn_implementation("eager")
     expected = model(input_ids=ids[None], use_cache=False).logits[0].float()
 
     hook.register()
