@@ -24,13 +24,16 @@ class Inputs:
     out: Tensor
 
 
-def make_inputs(case: Case, copies: int, device: str = "cuda", block_size: int = BLOCK_SIZE) -> list[Inputs]:
-    """``copies`` sets of inputs on one pool, each with pages of its own."""
+def make_inputs(
+    case: Case, copies: int, device: str = "cuda", block_size: int = BLOCK_SIZE, shuffle: bool = True
+) -> list[Inputs]:
+    """``copies`` sets of inputs on one pool, each with pages of its own; in random order, or in order."""
     blocks = [-(-context // block_size) for context in case.contexts]
     num_blocks = copies * sum(blocks)
     shape = (num_blocks, block_size, case.num_kv_heads, case.head_dim)
     k_cache, v_cache = (torch.randn(shape, dtype=torch.bfloat16, device=device) for _ in range(2))
-    order = torch.randperm(num_blocks).to(torch.int32).split([n for _ in range(copies) for n in blocks])
+    ids = torch.randperm(num_blocks) if shuffle else torch.arange(num_blocks)
+    order = ids.to(torch.int32).split([n for _ in range(copies) for n in blocks])
     sets = []
     rows = len(case.contexts) * case.queries
     for copy in range(copies):

@@ -15,57 +15,28 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+from attention import decode_call, prefill_call
 from cases import DECODE, PREFILL, Case
-from inputs import Inputs, copies_for, make_inputs
+from inputs import copies_for, make_inputs
 from timing import graph_microseconds
 
 from paged_kernels import reference
-from paged_kernels.decode import DecodeConfig, DecodePlan, paged_attention_decode
+from paged_kernels.decode import DecodeConfig
 from paged_kernels.prefill import PrefillConfig, PrefillPlan, paged_attention_prefill
 
-DECODE_SHAPES = ((64, 4, 3), (64, 4, 4), (32, 4, 4), (32, 4, 6), (32, 2, 4), (128, 4, 3), (128, 8, 3), (64, 8, 4))
-DECODE_WAVES = (1, 2, 4, 8)
-PREFILL_SHAPES = (
-    (128, 64, 8, 2),
-    (128, 64, 8, 3),
-    (128, 128, 8, 2),
-    (128, 128, 8, 3),
-    (64, 64, 4, 2),
-    (64, 64, 4, 3),
-    (64, 32, 4, 3),
-    (64, 128, 4, 2),
-    (128, 32, 8, 3),
-)
+DECODE_SHAPES = ((32, 2, 4), (64, 4, 4), (64, 2, 4))
+DECODE_SHARES = ((2048, 2, 4), (4096, 2, 4), (4096, 2, 2), (2048, 3, 3), (2048, 2, 8))
+PREFILL_SHAPES = ((256, 64, 16, 3), (256, 64, 16, 2), (256, 128, 16, 2), (256, 32, 16, 4), (256, 64, 8, 3))
 
 
 def decode_configs() -> Iterator[DecodeConfig]:
-    for (tile, warps, stages), waves in itertools.product(DECODE_SHAPES, DECODE_WAVES):
-        yield DecodeConfig(tile, warps, stages, waves)
+    for (tile, warps, stages), (share, least, most) in itertools.product(DECODE_SHAPES, DECODE_SHARES):
+        yield DecodeConfig(tile, warps, stages, share, least, most)
 
 
 def prefill_configs() -> Iterator[PrefillConfig]:
     for rows, tile, warps, stages in PREFILL_SHAPES:
         yield PrefillConfig(rows, tile, warps, stages)
-
-
-def decode_call(case: Case, given: Inputs, config: DecodeConfig):
-    plan = DecodePlan(len(case.contexts), case.num_heads, case.num_kv_heads, case.head_dim, given.q.device, config)
-    plan.update(given.context_lens)
-    scale = case.head_dim**-0.5
-    return lambda: paged_attention_decode(
-        given.q, given.k_cache, given.v_cache, given.block_tables, given.context_lens, scale=scale, plan=plan,
-        out=given.out,
-    )  # fmt: skip
-
-
-def prefill_call(case: Case, given: Inputs, config: PrefillConfig):
-    plan = PrefillPlan(case.num_heads // case.num_kv_heads, given.q.device, config)
-    plan.update(given.query_start, given.context_lens, given.q.shape[0])
-    scale = case.head_dim**-0.5
-    return lambda: paged_attention_prefill(
-        given.q, given.k_cache, given.v_cache, given.block_tables, given.context_lens, given.query_start, scale=scale,
-        plan=plan, out=given.out,
-    )  # fmt: skip
 
 
 def deviation(kind: str, case: Case, config: object) -> float:
@@ -76,7 +47,7 @@ def deviation(kind: str, case: Case, config: object) -> float:
     tensors = (given.k_cache, given.v_cache, given.block_tables, given.context_lens)
     given.out.fill_(float("nan"))
     if kind == "decode":
-        out = decode_call(small, given, config)()
+        out = decode_call(small, given, config)[0]()
         expected = reference.paged_attention_decode(given.q, *tensors, **options)[0]
     else:
         counts = torch.tensor([1, 15, 3, 17, 1, 2, 65, 100])
@@ -91,7 +62,7 @@ def deviation(kind: str, case: Case, config: object) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="+", choices=("decode", "prefill"))
-    parser.add_argument("--rows", default="", help="only cases whose name contains this")
+    parser.add_argument("--rows", nargs="+", default=[""], help="only cases whose name contains one of these")
     parser.add_argument("--seconds", type=float, default=200, help="stop after this much time per kind [%(default)s]")
     parser.add_argument("--out", type=Path, default=Path("tuning.tsv"))
     args = parser.parse_args()
@@ -104,7 +75,7 @@ def main() -> None:
             best: dict[str, tuple[float, object]] = {}
             checked: dict[object, float] = {}
             for case in cases:
-                if args.rows not in case.name:
+                if not any(part in case.name for part in args.rows):
                     continue
                 sets = make_inputs(case, copies_for(case))
                 for config in configs():
@@ -114,7 +85,7 @@ def main() -> None:
                     try:
                         if key not in checked:
                             checked[key] = deviation(kind, case, config)
-                        micros = graph_microseconds([make_call(case, given, config) for given in sets])
+                        micros = graph_microseconds([make_call(case, given, config)[0] for given in sets])
                     except Exception as error:  # a configuration that does not fit the chip is a result, too
                         micros = float("inf")
                         checked[key] = float("nan")

@@ -1,8 +1,8 @@
 """Who computes what: the work lists of the attention kernels, made on the device.
 
 Lengths live on the device (inside a CUDA graph the host does not know them), so a small kernel cuts the step's work
-into pieces, once per step and kind of layer. A program of an attention kernel reads one row of the list and computes
-just that. Rows are int32 ``[.., ROW_WIDTH]``; unused rows, at the end, have -1 in the first place.
+into pieces, once per step and kind of layer. The programs of an attention kernel read rows of the list and compute just
+that. Rows are int32 ``[.., ROW_WIDTH]``.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Columns of a row: for decoding sequence, piece, pieces, first piece of the sequence, first key, end key, length, 0;
-#: for prefill sequence, first query, queries, context length, first token, and three zeros.
+#: Columns of a row: for decoding sequence, piece, pieces, the sequence's first row, first key, end key, length;
+#: for prefill sequence (-1: an unused row, at the end), first query, queries, context length, first token.
 ROW_WIDTH = 8
 
 
 @triton.jit
-def _plan_decode_kernel(
+def _plan_decode_kernel(  # type: ignore[no-untyped-def]
     context_lens_ptr,
     rows_ptr,
+    workers_ptr,
     num_seqs,
-    num_rows,
-    piece_tiles,
-    least_pieces,
-    most_pieces,
+    share_tiles,
+    least_workers,
+    most_workers,
     window,
     TILE: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
@@ -37,35 +37,42 @@ def _plan_decode_kernel(
     first = tl.zeros_like(length)
     if HAS_WINDOW:
         first = tl.maximum(length - window, 0) // TILE * TILE
-    tiles = tl.cdiv(length - first, TILE)
-    # Pieces of equal size over the whole batch: a long sequence gets many, a short one a single one.
+    # A sequence without keys has one tile, too: somebody has to write its zeros.
+    tiles = tl.where(is_seq, tl.maximum(tl.cdiv(length - first, TILE), 1), 0)
+    tile_end = tl.cumsum(tiles)
+    tile_begin = tile_end - tiles
     all_tiles = tl.sum(tiles)
-    longest = tl.minimum(piece_tiles, tl.cdiv(all_tiles, least_pieces))
-    longest = tl.maximum(tl.maximum(longest, tl.cdiv(all_tiles, most_pieces)), 1)
-    pieces = tl.where(is_seq, tl.maximum(tl.cdiv(tiles, longest), 1), 0)
-    keys_per_piece = tl.cdiv(tiles, tl.maximum(pieces, 1)) * TILE
-    first_piece = tl.cumsum(pieces) - pieces
-    used = 0
-    # Sequences with many pieces come first: the longest work is not left for the end.
-    for back in range(0, tl.max(pieces)):
-        piece = pieces - 1 - back
-        mine = piece >= 0
-        row = rows_ptr + (used + tl.cumsum(mine.to(tl.int32)) - 1) * 8
-        begin = first + piece * keys_per_piece
+    share = tl.minimum(share_tiles, tl.cdiv(all_tiles, least_workers))
+    share = tl.maximum(share, tl.cdiv(all_tiles, most_workers))
+
+    first_worker = tile_begin // share
+    pieces = tl.where(is_seq, (tile_end - 1) // share - first_worker + 1, 0)
+    first_row = tl.cumsum(pieces) - pieces
+    for piece in range(0, tl.max(pieces)):
+        mine = piece < pieces
+        worker = first_worker + piece
+        begin_tile = tl.maximum(tile_begin, worker * share)
+        end_tile = tl.minimum(tile_end, (worker + 1) * share)
+        place = first_row + piece
+        row = rows_ptr + place * 8
         tl.store(row, seq, mask=mine)
         tl.store(row + 1, piece, mask=mine)
         tl.store(row + 2, pieces, mask=mine)
-        tl.store(row + 3, first_piece, mask=mine)
-        tl.store(row + 4, tl.minimum(begin, length), mask=mine)
-        tl.store(row + 5, tl.minimum(begin + keys_per_piece, length), mask=mine)
+        tl.store(row + 3, first_row, mask=mine)
+        tl.store(row + 4, tl.minimum(first + (begin_tile - tile_begin) * TILE, length), mask=mine)
+        tl.store(row + 5, tl.minimum(first + (end_tile - tile_begin) * TILE, length), mask=mine)
         tl.store(row + 6, length, mask=mine)
-        used += tl.sum(mine.to(tl.int32))
-    for start in range(used, num_rows, BLOCK_SEQS):
-        tl.store(rows_ptr + (start + seq) * 8, -1, mask=start + seq < num_rows)
+        tl.store(workers_ptr + worker * 2, place, mask=mine & (begin_tile == worker * share))
+        is_last = (end_tile == (worker + 1) * share) | (end_tile == all_tiles)
+        tl.store(workers_ptr + worker * 2 + 1, place + 1, mask=mine & is_last)
+    for start in range(tl.cdiv(all_tiles, share), most_workers, BLOCK_SEQS):
+        idle = start + seq < most_workers
+        tl.store(workers_ptr + (start + seq) * 2, 0, mask=idle)
+        tl.store(workers_ptr + (start + seq) * 2 + 1, 0, mask=idle)
 
 
 @triton.jit
-def _plan_prefill_kernel(
+def _plan_prefill_kernel(  # type: ignore[no-untyped-def]
     query_start_ptr,
     context_lens_ptr,
     rows_ptr,
@@ -100,19 +107,23 @@ def _plan_prefill_kernel(
 def plan_decode(
     context_lens: Tensor,
     rows: Tensor,
+    workers: Tensor,
     tile: int,
-    piece_tiles: int,
-    least_pieces: int,
-    most_pieces: int,
+    share_tiles: int,
+    least_workers: int,
     window: int | None,
 ) -> None:
-    """Cuts the keys of every sequence into pieces of whole tiles.
+    """Lays the keys of all sequences end to end, in tiles, and gives every worker an equal share of them.
+
+    So all workers end at the same time however ragged the batch is (stream-K, Osama et al., 2023). What a worker has
+    of one sequence is a piece, a row of the list; a worker's rows follow each other.
 
     Args:
         context_lens: int32 ``[num_seqs]``. A sequence without keys gets one empty piece.
-        rows: int32 ``[at least most_pieces + num_seqs, ROW_WIDTH]``, written.
-        piece_tiles: tiles per piece; fewer if that makes less than ``least_pieces``, more if it makes more than
-            ``most_pieces``.
+        rows: int32 ``[at least most_workers + num_seqs, ROW_WIDTH]``, written.
+        workers: int32 ``[most_workers, 2]``, written: the first row of every worker, and the one behind its last.
+        share_tiles: a worker's share where that occupies at least ``least_workers``; if not, it is smaller; and
+            larger if there are not enough workers.
         window: only the last ``window`` keys; None: all.
     """
     num_seqs = context_lens.shape[0]
@@ -120,11 +131,11 @@ def plan_decode(
     _plan_decode_kernel[(1,)](
         context_lens,
         rows,
+        workers,
         num_seqs,
-        rows.shape[0],
-        piece_tiles,
-        least_pieces,
-        most_pieces,
+        share_tiles,
+        least_workers,
+        workers.shape[0],
         window or 0,
         TILE=tile,
         HAS_WINDOW=window is not None,

@@ -11,14 +11,22 @@ import triton.language as tl
 
 
 @triton.jit
-def _tanh(x):
+def _tanh(x):  # type: ignore[no-untyped-def]
     # Exact at both ends: exp2 goes to 0 or to infinity there.
     return 1.0 - 2.0 / (1.0 + tl.exp2(x * 2.8853900817779268))
 
 
 @triton.jit
-def bias_scores(products, query_positions, key_positions, slopes, scale, softcap, HAS_SOFTCAP: tl.constexpr,
-                HAS_ALIBI: tl.constexpr):  # fmt: skip
+def bias_scores(  # type: ignore[no-untyped-def]
+    products,
+    query_positions,
+    key_positions,
+    slopes,
+    scale,
+    softcap,
+    HAS_SOFTCAP: tl.constexpr,
+    HAS_ALIBI: tl.constexpr,
+):
     """Scores from ``products`` = QK^T, float32 ``[M, N]``: soft cap (Gemma 2) and ALiBi (Press et al., 2022).
 
     Args:
