@@ -74,7 +74,7 @@ def test_local_directory(tmp_path: Path) -> None:
 def test_refused_directory_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     AutoModelForCausalLM.from_config(refused()["BloomForCausalLM"]).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(BUNDLED_DIR).save_pretrained(tmp_path)
-    monkeypatch.setattr("workbench.engine.llm.allocate_kv_cache", lambda *_: pytest.fail("memory was taken"))
+    monkeypatch.setattr("workbench.engine.assembly.allocate_kv_cache", lambda *_: pytest.fail("memory was taken"))
     with pytest.raises(UnsupportedModelError, match="BloomForCausalLM can't run on a paged KV cache"):
         LLM(str(tmp_path))
 

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import cast
 
-from workbench.engine.attention import choose_attention
+from workbench.engine.assembly import assemble
 from workbench.engine.config import ConfigError, EngineConfig
-from workbench.engine.launched import Runner
-from workbench.engine.outputs import CompletionOutput, RequestOutput
+from workbench.engine.outputs import RequestOutput, output_of
 from workbench.engine.plan import StepPlan
-from workbench.engine.runner import ModelRunner
+from workbench.engine.prompts import Prompt, encode_prompt
 from workbench.engine.sampler import Sampled
 from workbench.engine.sampling_params import SamplingParams
 from workbench.engine.scheduler import Scheduler
@@ -21,27 +20,17 @@ from workbench.engine.sequence import Sequence, TextStream
 from workbench.events.bus import EventBus
 from workbench.events.page_map import PageMap
 from workbench.events.types import (
-    SCHEMA_VERSION,
     AnyEvent,
     EventBatch,
     FinishReason,
     RequestQueued,
     RunFinished,
-    RunStarted,
     StepFinished,
     StepStarted,
     TokenGenerated,
 )
-from workbench.memory import ContiguousMemory, MemoryManager, PagedMemory, Reservation, allocate_kv_cache
+from workbench.memory import MemoryManager
 from workbench.models.loading import LoadedModel, load_model
-
-Prompt = str | Seq[int]
-
-
-def _make_memory(config: EngineConfig, num_blocks: int, max_model_len: int, bus: EventBus | None) -> MemoryManager:
-    if config.memory == "paged":
-        return PagedMemory(num_blocks, config.block_size, config.watermark, bus)
-    return ContiguousMemory(num_blocks, config.block_size, Reservation(config.reservation), max_model_len, bus)
 
 
 class LLM:
@@ -67,75 +56,28 @@ class LLM:
         if not isinstance(model, LoadedModel):
             model = load_model(model, self.config.device, self.config.dtype)
         self.model = model
-        self.max_model_len = self._max_model_len()
-        self.attention = choose_attention(self.config.attention, model, self.config.block_size)
-        num_blocks = self._num_blocks()
         self._bus = EventBus() if events else None
-        self._memory = _make_memory(self.config, num_blocks, self.max_model_len, self._bus)
-        self._runner = self._make_runner(num_blocks)
+        parts = assemble(self.config, model, self._bus)
+        self.max_model_len, self.attention = parts.max_model_len, parts.attention
+        self._memory, self._runner = parts.memory, parts.runner
         self._scheduler = Scheduler(self.config, self._memory, self._bus)
         self._sequences: dict[int, Sequence] = {}
         self._errors: dict[int, str] = {}
         self._step = 0
         self._closed = False
         if self._bus is not None:
-            self._bus.emit(
-                RunStarted(
-                    schema_version=SCHEMA_VERSION,
-                    memory=self.config.memory,
-                    block_size=self.config.block_size,
-                    num_blocks=num_blocks,
-                    bytes_per_block=self.config.block_size * model.geometry.kv_bytes_per_token,
-                    seed=self.config.seed,
-                    model=model.geometry,
-                    config=self.config.as_dict()
-                    | {
-                        "max_model_len": self.max_model_len,
-                        "num_blocks": num_blocks,
-                        "attention": self.attention.name,
-                    },
-                )
-            )
-
-    def _num_blocks(self) -> int:
-        if self.config.num_blocks is not None:
-            return self.config.num_blocks
-        if self.model.device.type != "cuda" or self.attention.name != "triton":
-            raise ConfigError(
-                "num_blocks=None: the pool's size can be taken from free memory only on a CUDA device with Triton "
-                f"attention (here: {self.model.device.type}, {self.attention.name}); give a number"
-            )
-        from workbench.engine.gpu.pool import blocks_that_fit
-
-        return blocks_that_fit(self.model, self.config, self.max_model_len)
-
-    def _make_runner(self, num_blocks: int) -> Runner:
-        model = self.model
-        caches = allocate_kv_cache(model.layers, num_blocks, self.config.block_size, model.dtype, model.device)
-        if self.attention.name == "torch":
-            return ModelRunner(model, caches, self._memory)
-        from workbench.engine.gpu.runner import TritonRunner
-
-        return TritonRunner(model, caches, self._memory, self.config, self.max_model_len)
+            self._bus.emit(parts.run_started(self.config, model))
 
     def warm_up(self) -> None:
-        """Compiles kernels and captures graphs now, instead of in the steps that first need them.
+        """With Triton attention: compiles kernels and captures graphs now, not in the steps that first need them.
 
-        Nothing is stored and no event is sent. Only Triton attention has something to warm up; its progress is logged.
+        Nothing is stored and no event is sent; progress is logged.
         """
         self._runner.warm_up()
 
     def describe_runner(self) -> str:
         """How steps are carried out, in a few words."""
         return f"{self.attention.name} attention" + self._runner.describe()
-
-    def _max_model_len(self) -> int:
-        asked, possible = self.config.max_model_len, self.model.max_positions
-        if asked is None:
-            return possible or 2048
-        if possible is not None and asked > possible:
-            raise ConfigError(f"max_model_len={asked}: {self.model.name} was made for at most {possible} positions")
-        return asked
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -171,18 +113,7 @@ class LLM:
         Raises:
             KeyError: there is no such request.
         """
-        sequence = self._sequences[request]
-        error = self._errors.get(request)
-        reason = "rejected" if error else sequence.finish_reason
-        wants_logprobs = sequence.params.logprobs is not None
-        completion = CompletionOutput(
-            text=sequence.text.text,
-            token_ids=sequence.output_token_ids,
-            finish_reason=str(reason) if reason is not None else None,
-            logprobs=list(sequence.logprobs) if wants_logprobs else None,
-        )
-        prompt_ids = sequence.token_ids[: sequence.num_prompt_tokens]
-        return RequestOutput(request, sequence.prompt, prompt_ids, [completion], error)
+        return output_of(self._sequences[request], self._errors.get(request))
 
     # -- requests --------------------------------------------------------------------------------------------------
 
@@ -198,7 +129,7 @@ class LLM:
         return self._queue(*self._encode(prompt, params), params)
 
     def _queue(self, token_ids: list[int], text: str, params: SamplingParams) -> int:
-        """Queues an encoded prompt, which `_encode` has checked."""
+        """Queues what `encode_prompt` has checked."""
         request = len(self._sequences)
         seed = params.seed if params.seed is not None else self.config.seed * 1_000_003 + request
         sequence = Sequence(
@@ -222,28 +153,7 @@ class LLM:
         return request
 
     def _encode(self, prompt: Prompt, params: SamplingParams) -> tuple[list[int], str]:
-        """Token ids and text of a prompt. Checks all that could be wrong with it; changes nothing."""
-        if params.stop and getattr(self.model.tokenizer, "backend_tokenizer", None) is None:
-            raise ConfigError(f"stop={params.stop!r}: needs a fast tokenizer, which {self.model.name} does not have")
-        tokenizer, vocab_size = self.model.tokenizer, self.model.geometry.vocab_size
-        if isinstance(prompt, str):
-            if tokenizer is None:
-                raise ConfigError("prompt: this model has no tokenizer; pass token ids")
-            token_ids, text = list(tokenizer.encode(prompt)), prompt
-        else:
-            token_ids = list(prompt)
-            text = tokenizer.decode(token_ids) if tokenizer is not None else " ".join(map(str, token_ids))
-        if not token_ids:
-            raise ConfigError(f"prompt={prompt!r}: must hold at least one token")
-        bad = next((t for t in token_ids if type(t) is not int or not 0 <= t < vocab_size), None)
-        if bad is not None:
-            raise ConfigError(f"prompt: token id {bad!r} is not an integer from 0 to {vocab_size - 1}")
-        if len(token_ids) >= self.max_model_len:
-            raise ConfigError(
-                f"prompt: has {len(token_ids)} tokens; at most {self.max_model_len - 1} are allowed, so that one can "
-                f"be generated within max_model_len={self.max_model_len}"
-            )
-        return token_ids, text
+        return encode_prompt(self.model, prompt, params, self.max_model_len)
 
     def cancel(self, request: int) -> bool:
         """Ends a request: its memory is taken back when the next step begins. False if it has ended already.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from workbench.engine.sequence import Sequence
+
 
 @dataclass(frozen=True)
 class CompletionOutput:
@@ -37,3 +39,16 @@ class RequestOutput:
     @property
     def is_finished(self) -> bool:
         return all(output.finish_reason is not None for output in self.outputs)
+
+
+def output_of(sequence: Sequence, error: str | None) -> RequestOutput:
+    """The result of a request with this one sequence, or its state so far."""
+    reason = "rejected" if error else sequence.finish_reason
+    completion = CompletionOutput(
+        text=sequence.text.text,
+        token_ids=sequence.output_token_ids,
+        finish_reason=str(reason) if reason is not None else None,
+        logprobs=list(sequence.logprobs) if sequence.params.logprobs is not None else None,
+    )
+    prompt_ids = sequence.token_ids[: sequence.num_prompt_tokens]
+    return RequestOutput(sequence.request, sequence.prompt, prompt_ids, [completion], error)

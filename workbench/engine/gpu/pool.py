@@ -39,6 +39,7 @@ def blocks_that_fit(model: LoadedModel, config: EngineConfig, max_model_len: int
     runner.run_padding(config.max_num_batched_tokens)
     torch.cuda.synchronize(device)
     step = torch.cuda.max_memory_allocated(device) - before
+    runner.release()
     del runner
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
