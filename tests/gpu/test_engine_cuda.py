@@ -159,6 +159,13 @@ def test_same_seed_same_events(model: LoadedModel) -> None:
     assert [event["seq"] for event in first] == list(range(len(first)))
 
 
+def test_linear_layers_are_fused(model: LoadedModel, original: torch.nn.Module) -> None:
+    assert model.lock is not None
+    plain = prepare_model(copy.deepcopy(original), None, "plain", pack=False)
+    assert plain.lock is None
+    assert run(plain, GREEDY) == run(model, GREEDY)
+
+
 def test_compiled(original: torch.nn.Module, model: LoadedModel) -> None:
     assert run(model, GREEDY, compile=True) == generate(original)
     assert run(model, GREEDY, compile=True, max_num_batched_tokens=20, max_num_seqs=3) == generate(original)

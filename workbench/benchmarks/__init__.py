@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     gpu.add_argument("--compile", default="both", choices=("off", "on", "both"), help="[%(default)s]")
     gpu.add_argument("--events", default="both", choices=("off", "on", "both"), help="[%(default)s]")
     gpu.add_argument("--no-graphs", dest="graphs", action="store_false", help="without CUDA graphs")
+    gpu.add_argument("--no-pack", dest="pack", action="store_false", help="keep the model's own linear layers")
     gpu.add_argument("--repetitions", type=int, default=2, help="of every kind of run [%(default)s]")
     gpu.add_argument("--profile", type=int, default=20, help="decode steps to look at; 0: none [%(default)s]")
     for name, default in (

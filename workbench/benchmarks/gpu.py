@@ -39,7 +39,7 @@ class Shape:
     mlp: int = 3072
     vocab: int = 151_936
 
-    def load(self, device: str, dtype: torch.dtype, max_positions: int, compile: bool) -> LoadedModel:
+    def load(self, device: str, dtype: torch.dtype, max_positions: int, pack: bool) -> LoadedModel:
         torch.manual_seed(0)
         config = Qwen3Config(
             vocab_size=self.vocab,
@@ -56,8 +56,7 @@ class Shape:
         )
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        # The layout for a CPU can't be compiled.
-        return prepare_model(model, None, "random-qwen3", pack=not compile)
+        return prepare_model(model, None, "random-qwen3", pack=pack)
 
 
 @dataclass(frozen=True)
@@ -176,12 +175,14 @@ def run(
     repetitions: int,
     profile: int,
     graphs: bool,
+    pack: bool,
     **shape: int,
 ) -> str:
     """Runs everything and returns the report as Markdown."""
     sizes = Shape(**shape)
     _progress("making the model")
-    model = sizes.load(device, getattr(torch, dtype), max_model_len, compile != "off")
+    pack = pack and not (device == "cpu" and compile != "off")  # the layout for a CPU can't be compiled
+    model = sizes.load(device, getattr(torch, dtype), max_model_len, pack)
     job = Job.draw(requests, shortest, longest, sizes.vocab)
     config: dict[str, Any] = {
         "max_num_seqs": max_num_seqs,
@@ -205,7 +206,9 @@ def run(
         few = Job(job.prompts[:64], [8 + i % 8 for i in range(min(64, requests))])
         rehearsal, _ = _run(model, few, EngineConfig(**config, compile=compiled), events=True)
         _progress(f"rehearsed: {rehearsal.prepared:.1f} s before the first step, {rehearsal.graphs}")
-        lines.insert(-2, f"First start, {'compiled' if compiled else 'not compiled'}: {rehearsal.prepared:.1f} s.\n")
+        costs.append(
+            f"First start, {'compiled' if compiled else 'not compiled'}: {rehearsal.prepared:.1f} s before the first step."
+        )
     for compiled in compilations:
         runs: dict[bool, list[Run]] = {True: [], False: []}
         kinds = {"on": [True], "off": [False], "both": [False, True]}[events]
@@ -242,7 +245,8 @@ def _head(model: LoadedModel, job: Job, config: dict[str, Any]) -> list[str]:
         f"`workbench bench gpu`, {date.today().isoformat()}. {name}; {describe_machine()}. {versions}.",
         "",
         f"{model.geometry.architecture}, {weights / 1e6:,.0f} M random weights in {model.geometry.dtype}, "
-        f"{model.geometry.kv_bytes_per_token:,} bytes of KV per token. {len(job.prompts)} requests, {sum_in:,} prompt "
+        f"{model.geometry.kv_bytes_per_token:,} bytes of KV per token, linear layers "
+        f"{'fused' if model.lock else 'as they are'}. {len(job.prompts)} requests, {sum_in:,} prompt "
         f"and {sum_out:,} output tokens, temperature 0.6, no stop token; "
         + ", ".join(f"{key}={value}" for key, value in config.items())
         + ".",
