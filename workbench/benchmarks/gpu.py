@@ -206,9 +206,8 @@ def run(
         few = Job(job.prompts[:64], [8 + i % 8 for i in range(min(64, requests))])
         rehearsal, _ = _run(model, few, EngineConfig(**config, compile=compiled), events=True)
         _progress(f"rehearsed: {rehearsal.prepared:.1f} s before the first step, {rehearsal.graphs}")
-        costs.append(
-            f"First start, {'compiled' if compiled else 'not compiled'}: {rehearsal.prepared:.1f} s before the first step."
-        )
+        name = "compiled" if compiled else "not compiled"
+        costs.append(f"First start, {name}: {rehearsal.prepared:.1f} s before the first step.")
     for compiled in compilations:
         runs: dict[bool, list[Run]] = {True: [], False: []}
         kinds = {"on": [True], "off": [False], "both": [False, True]}[events]
