@@ -12,7 +12,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt $(PIP_ARGS)
 
-.PHONY: help app test lint format test-gpu bench doctor clean
+.PHONY: help app test lint format test-gpu bench bench-gpu doctor clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make format     let ruff rewrite the code"
 	@echo "make test-gpu   the tests that need a CUDA device, with the Python that has it: PYTHON=..."
 	@echo "make bench      measure the engine on this machine"
+	@echo "make bench-gpu  measure kernels and engine on a CUDA device: PYTHON=..."
 	@echo "make doctor     what is installed and what will be used"
 	@echo "make clean      remove the environment and caches"
 
@@ -60,7 +61,12 @@ format: $(VENV)/.dev
 
 # Runs with whatever Python is named, because a CUDA build of torch is rarely the one in constraints.txt.
 test-gpu:
-	PYTHONPATH=.:kernels:apps $(PYTHON) -m pytest -m gpu tests/gpu $(ARGS)
+	PYTHONPATH=.:kernels:apps $(PYTHON) -m pytest tests/gpu tests/kernels $(ARGS)
+
+# Kernels and engine on this machine's GPU; the reports say which.
+bench-gpu:
+	PYTHONPATH=.:kernels:apps $(PYTHON) kernels/bench/run.py
+	PYTHONPATH=.:kernels:apps $(PYTHON) -m workbench.cli bench gpu $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/workbench bench cpu $(ARGS)

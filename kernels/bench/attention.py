@@ -50,7 +50,7 @@ def decode_call(case: Case, given: Inputs, config: DecodeConfig | None = None) -
 def prefill_call(case: Case, given: Inputs, config: PrefillConfig | None = None) -> tuple[Call, Call]:
     """The kernel's launch, and that of the plan."""
     group = case.num_heads // case.num_kv_heads
-    config = config or PrefillConfig.choose(case.head_dim, given.q.dtype, group)
+    config = config or PrefillConfig.choose(case.head_dim, case.head_dim, given.q.dtype, given.q.dtype, group)
     num_tokens = given.q.shape[0]
     plan = PrefillPlan(group, given.q.device, config)
     plan.update(given.query_start, given.context_lens, num_tokens)

@@ -25,13 +25,13 @@ from paged_kernels.decode import DecodeConfig
 from paged_kernels.prefill import PrefillConfig, PrefillPlan, paged_attention_prefill
 
 DECODE_SHAPES = ((32, 2, 4), (64, 4, 4), (64, 2, 4))
-DECODE_SHARES = ((2048, 2, 4), (4096, 2, 4), (4096, 2, 2), (2048, 3, 3), (2048, 2, 8))
+DECODE_SHARES = ((2048, 2), (4096, 2), (2048, 3))
 PREFILL_SHAPES = ((256, 64, 16, 3), (256, 64, 16, 2), (256, 128, 16, 2), (256, 32, 16, 4), (256, 64, 8, 3))
 
 
 def decode_configs() -> Iterator[DecodeConfig]:
-    for (tile, warps, stages), (share, least, most) in itertools.product(DECODE_SHAPES, DECODE_SHARES):
-        yield DecodeConfig(tile, warps, stages, share, least, most)
+    for (tile, warps, stages), (share, least) in itertools.product(DECODE_SHAPES, DECODE_SHARES):
+        yield DecodeConfig(tile, warps, stages, share, least)
 
 
 def prefill_configs() -> Iterator[PrefillConfig]:

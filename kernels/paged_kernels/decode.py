@@ -27,9 +27,8 @@ class DecodeConfig:
 
     Attributes:
         tile: keys per step of a program.
-        share: keys per program to aim at, where that is enough to fill the chip.
-        least: programs per multiprocessor to aim at with smaller shares, where it is not.
-        most: programs per multiprocessor at most, with larger shares.
+        share: keys per program of a ragged batch to aim at, where that is enough to fill the chip.
+        least: programs per multiprocessor that fill it.
     """
 
     tile: int = 32
@@ -37,7 +36,6 @@ class DecodeConfig:
     num_stages: int = 4
     share: int = 2048
     least: int = 2
-    most: int = 4
 
     @staticmethod
     def choose(head_dim: int, cache_dtype: torch.dtype, query_dtype: torch.dtype) -> DecodeConfig:
@@ -72,14 +70,11 @@ class DecodePlan:
         device = torch.device(device)
         self.config = config or DecodeConfig.choose(value_head_dim, torch.bfloat16, torch.bfloat16)
         self.num_heads, self.num_kv_heads, self.value_head_dim = num_heads, num_kv_heads, value_head_dim
-        per_head = multiprocessors(device) / num_kv_heads
-        self._least_workers = math.ceil(self.config.least * per_head)
-        #: programs per KV head
-        self.num_workers = math.ceil(self.config.most * per_head)
+        self._least_workers = math.ceil(self.config.least * multiprocessors(device) / num_kv_heads)
         self.max_seqs = max_seqs
-        num_rows = self.num_workers + max_seqs
+        num_rows = 2 * self._least_workers + max_seqs
         self.rows = torch.zeros(num_rows, ROW_WIDTH, dtype=torch.int32, device=device)
-        self.workers = torch.zeros(self.num_workers, 2, dtype=torch.int32, device=device)
+        self.workers = torch.zeros(self._least_workers + max_seqs, 2, dtype=torch.int32, device=device)
         self.partial = torch.empty(num_rows, num_heads, value_head_dim, dtype=torch.float32, device=device)
         #: running maximum and sum of every piece and head
         self.partial_stats = torch.empty(num_rows, num_heads, 2, dtype=torch.float32, device=device)
@@ -95,13 +90,18 @@ class DecodePlan:
         plan_decode(
             context_lens,
             self.rows,
-            self.workers,
+            self.workers[: self.num_workers],
             self.config.tile,
             self.config.share // self.config.tile,
             self._least_workers,
             window,
         )
         return self
+
+    @property
+    def num_workers(self) -> int:
+        """Programs per KV head."""
+        return self._least_workers + self.num_seqs
 
 
 def paged_attention_decode(

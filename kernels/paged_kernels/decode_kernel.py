@@ -70,7 +70,7 @@ def _merge(  # type: ignore[no-untyped-def]
                num_heads, DV, DV_PAD, HAS_SINKS, HAS_LSE)  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["window"], do_not_specialize_on_alignment=["tables_ptr", "rows_ptr", "workers_ptr"])
 def decode_kernel(  # type: ignore[no-untyped-def]
     q_ptr,
     k_ptr,

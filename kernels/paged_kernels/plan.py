@@ -17,12 +17,17 @@ from torch import Tensor
 ROW_WIDTH = 8
 
 
-@triton.jit
+# Batch sizes and addresses change from step to step: a variant compiled for each would cost more than it gains.
+@triton.jit(
+    do_not_specialize=["num_seqs", "num_workers", "share_tiles", "least_workers", "most_workers", "window"],
+    do_not_specialize_on_alignment=["context_lens_ptr", "rows_ptr", "workers_ptr"],
+)
 def _plan_decode_kernel(  # type: ignore[no-untyped-def]
     context_lens_ptr,
     rows_ptr,
     workers_ptr,
     num_seqs,
+    num_workers,
     share_tiles,
     least_workers,
     most_workers,
@@ -42,36 +47,49 @@ def _plan_decode_kernel(  # type: ignore[no-untyped-def]
     tile_end = tl.cumsum(tiles)
     tile_begin = tile_end - tiles
     all_tiles = tl.sum(tiles)
-    share = tl.minimum(share_tiles, tl.cdiv(all_tiles, least_workers))
-    share = tl.maximum(share, tl.cdiv(all_tiles, most_workers))
+    busy = tl.cdiv(all_tiles, least_workers)
 
-    first_worker = tile_begin // share
-    pieces = tl.where(is_seq, (tile_end - 1) // share - first_worker + 1, 0)
+    # First try: whole sequences, or equal parts of one, with a worker for each.
+    parts = tl.cdiv(tiles, busy)
+    part_tiles = tl.cdiv(tiles, tl.maximum(parts, 1))
+    part_end = tl.cumsum(parts)
+    num_parts = tl.sum(parts)
+    is_even = tl.max(part_tiles) * num_parts * 4 <= all_tiles * 5
+
+    # Else: all tiles in a line, and an equal share of them for every worker.
+    share = tl.maximum(tl.minimum(share_tiles, busy), tl.cdiv(all_tiles, most_workers))
+    first_sharer = tile_begin // share
+    pieces = tl.where(is_seq, (tile_end - 1) // share - first_sharer + 1, 0)
+    pieces = tl.where(is_even, parts, pieces)
     first_row = tl.cumsum(pieces) - pieces
     for piece in range(0, tl.max(pieces)):
-        mine = piece < pieces
-        worker = first_worker + piece
-        begin_tile = tl.maximum(tile_begin, worker * share)
-        end_tile = tl.minimum(tile_end, (worker + 1) * share)
+        worker = tl.where(is_even, first_row, first_sharer) + piece
+        begin_tile = tl.where(is_even, piece * part_tiles, tl.maximum(worker * share - tile_begin, 0))
+        end_tile = tl.where(is_even, begin_tile + part_tiles, (worker + 1) * share - tile_begin)
         place = first_row + piece
         row = rows_ptr + place * 8
+        mine = piece < pieces
         tl.store(row, seq, mask=mine)
         tl.store(row + 1, piece, mask=mine)
         tl.store(row + 2, pieces, mask=mine)
         tl.store(row + 3, first_row, mask=mine)
-        tl.store(row + 4, tl.minimum(first + (begin_tile - tile_begin) * TILE, length), mask=mine)
-        tl.store(row + 5, tl.minimum(first + (end_tile - tile_begin) * TILE, length), mask=mine)
+        tl.store(row + 4, tl.minimum(first + begin_tile * TILE, length), mask=mine)
+        tl.store(row + 5, tl.minimum(first + end_tile * TILE, length), mask=mine)
         tl.store(row + 6, length, mask=mine)
-        tl.store(workers_ptr + worker * 2, place, mask=mine & (begin_tile == worker * share))
-        is_last = (end_tile == (worker + 1) * share) | (end_tile == all_tiles)
+        is_first = is_even | (begin_tile + tile_begin == worker * share)
+        is_last = is_even | (end_tile <= tiles) | (tile_end == all_tiles)
+        tl.store(workers_ptr + worker * 2, place, mask=mine & is_first)
         tl.store(workers_ptr + worker * 2 + 1, place + 1, mask=mine & is_last)
-    for start in range(tl.cdiv(all_tiles, share), most_workers, BLOCK_SEQS):
-        idle = start + seq < most_workers
+    for start in range(tl.where(is_even, num_parts, tl.cdiv(all_tiles, share)), num_workers, BLOCK_SEQS):
+        idle = start + seq < num_workers
         tl.store(workers_ptr + (start + seq) * 2, 0, mask=idle)
         tl.store(workers_ptr + (start + seq) * 2 + 1, 0, mask=idle)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["num_seqs", "num_rows"],
+    do_not_specialize_on_alignment=["query_start_ptr", "context_lens_ptr", "rows_ptr"],
+)
 def _plan_prefill_kernel(  # type: ignore[no-untyped-def]
     query_start_ptr,
     context_lens_ptr,
@@ -113,29 +131,33 @@ def plan_decode(
     least_workers: int,
     window: int | None,
 ) -> None:
-    """Lays the keys of all sequences end to end, in tiles, and gives every worker an equal share of them.
+    """Gives the keys of all sequences, in tiles, to workers.
 
-    So all workers end at the same time however ragged the batch is (stream-K, Osama et al., 2023). What a worker has
-    of one sequence is a piece, a row of the list; a worker's rows follow each other.
+    What a worker has of one sequence is a piece, a row of the list; a worker's rows follow each other. Sequences of
+    about the same length are cut each into equal pieces, with a worker for every piece. A ragged batch is laid end to
+    end, and cut into equal shares without regard to where sequences end, so that all workers end at the same time
+    (stream-K, Osama et al., 2023).
 
     Args:
         context_lens: int32 ``[num_seqs]``. A sequence without keys gets one empty piece.
-        rows: int32 ``[at least most_workers + num_seqs, ROW_WIDTH]``, written.
-        workers: int32 ``[most_workers, 2]``, written: the first row of every worker, and the one behind its last.
-        share_tiles: a worker's share where that occupies at least ``least_workers``; if not, it is smaller; and
-            larger if there are not enough workers.
+        rows: int32 ``[at least 2 * least_workers + num_seqs, ROW_WIDTH]``, written.
+        workers: int32 ``[least_workers + num_seqs, 2]``, written: every worker's first row, and the one behind its
+            last; both 0 if it has nothing to do.
+        share_tiles: a ragged batch's share per worker, where that occupies at least ``least_workers``; if not, it is
+            smaller; and larger if it would occupy more than twice as many.
         window: only the last ``window`` keys; None: all.
     """
-    num_seqs = context_lens.shape[0]
+    num_seqs, num_workers = context_lens.shape[0], workers.shape[0]
     block = max(16, triton.next_power_of_2(num_seqs))
     _plan_decode_kernel[(1,)](
         context_lens,
         rows,
         workers,
         num_seqs,
+        num_workers,
         share_tiles,
         least_workers,
-        workers.shape[0],
+        min(2 * least_workers, num_workers),
         window or 0,
         TILE=tile,
         HAS_WINDOW=window is not None,

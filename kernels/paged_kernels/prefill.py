@@ -35,11 +35,16 @@ class PrefillConfig:
     num_stages: int = 3
 
     @staticmethod
-    def choose(head_dim: int, query_dtype: torch.dtype, group: int = 1) -> PrefillConfig:
-        """The configuration for a head size (of K or V, the larger), a dtype and the query heads per KV head."""
+    def choose(
+        head_dim: int, value_head_dim: int, query_dtype: torch.dtype, cache_dtype: torch.dtype, group: int = 1
+    ) -> PrefillConfig:
+        """The configuration for head sizes, dtypes, and the query heads per KV head."""
         if query_dtype == torch.float32:
             return PrefillConfig(rows=max(32, triton.next_power_of_2(group)), tile=32, num_warps=4, num_stages=1)
-        if head_dim > 128:
+        if cache_dtype.itemsize == 1 and head_dim != value_head_dim:
+            # Triton 3.6 on an H200 was seen to compute wrong products of larger tiles here.
+            return PrefillConfig(rows=max(16, triton.next_power_of_2(group)), tile=16, num_warps=4, num_stages=2)
+        if max(head_dim, value_head_dim) > 128:
             return PrefillConfig(rows=128, tile=32, num_warps=8, num_stages=2)
         return PrefillConfig()
 
@@ -121,7 +126,7 @@ def paged_attention_prefill(
         return out
     group = shape.num_heads // shape.num_kv_heads
     if plan is None:
-        config = PrefillConfig.choose(max(shape.head_dim, shape.value_head_dim), q.dtype, group)
+        config = PrefillConfig.choose(shape.head_dim, shape.value_head_dim, q.dtype, k_cache.dtype, group)
         plan = PrefillPlan(group, q.device, config).update(query_start, context_lens, num_tokens)
     elif plan.group != group or plan.num_rows != num_tokens // plan.queries + num_seqs:
         raise ValueError(f"plan: made for other lengths, or for {plan.group} instead of {group} heads per KV head")

@@ -64,7 +64,7 @@ def _attend(  # type: ignore[no-untyped-def]
     return acc, total, largest
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["window"], do_not_specialize_on_alignment=["tables_ptr", "rows_ptr"])
 def prefill_kernel(  # type: ignore[no-untyped-def]
     q_ptr,
     k_ptr,

@@ -147,7 +147,7 @@ def test_decode_matches_reference(
     out = torch.full((rows, num_heads, dims[1]), math.nan, dtype=dtype, device=device)
     lse = torch.full((rows, num_heads), math.nan, device=device)
     if data.draw(st.booleans(), "many small pieces"):
-        config = DecodeConfig(tile=16, num_warps=4, num_stages=2, share=16, least=8, most=64)
+        config = DecodeConfig(tile=16, num_warps=4, num_stages=2, share=16, least=8)
         plan = DecodePlan(rows + 2, num_heads, kv_heads, dims[1], device, config).update(tensors[3], window)
     else:
         plan = None
@@ -231,14 +231,14 @@ def test_a_plan_serves_other_lengths_later(device: str) -> None:
 @settings(deadline=None, max_examples=60 if ON_GPU else 15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 700), min_size=1, max_size=20), st.sampled_from([None, 1, 40, 300]))
 def test_decode_plan_covers_every_key_once(device: str, lengths: list[int], window: int | None) -> None:
-    config = DecodeConfig(tile=16, share=64, least=2, most=8)
+    config = DecodeConfig(tile=16, share=64, least=4)
     plan = DecodePlan(32, 4, 2, 64, device, config)
     plan.update(torch.tensor(lengths, dtype=torch.int32, device=device), window)
     spans = [(first, end) for first, end in plan.workers.tolist() if end > first]
     assert [row for first, end in spans for row in range(first, end)] == list(range(spans[-1][1]))
     rows = plan.rows[: spans[-1][1]].tolist()
     shares = [sum(-(-(rows[i][5] - rows[i][4]) // 16) or 1 for i in range(first, end)) for first, end in spans]
-    assert max(shares) == min(shares[:-1], default=max(shares)), "the last worker may have less, the others not"
+    assert max(shares) * len(shares) <= 1.5 * sum(shares) + len(lengths) + max(shares), "workers wait for one of them"
     assert all(rows[row[3] + row[1]] == row for row in rows), "a row's place does not follow from its piece"
     for seq, length in enumerate(lengths):
         mine = sorted(row[1:] for row in rows if row[0] == seq)

@@ -24,6 +24,7 @@ from workbench.benchmarks.step_profile import HostTimes, kernel_table
 from workbench.commands.doctor import describe_machine, installed_versions
 from workbench.engine import LLM, EngineConfig, SamplingParams
 from workbench.events import Recorder
+from workbench.events.types import StepFinished
 from workbench.models.loading import LoadedModel, prepare_model
 
 
@@ -77,11 +78,12 @@ class Job:
 
 @dataclass
 class Run:
-    """One run of the job. ``steps``: seconds of every step."""
+    """One run of the job. ``steps``: seconds of every step; ``with_prompts``: of those with prompts, if known."""
 
     seconds: float = 0.0
     prepared: float = 0.0
     steps: list[float] = field(default_factory=list)
+    with_prompts: list[float] = field(default_factory=list)
     tokens: list[list[int]] = field(default_factory=list)
     flush_share: float = 0.0
     caught_up_share: float = 0.0
@@ -113,9 +115,11 @@ def _run(model: LoadedModel, job: Job, config: EngineConfig, events: bool, profi
         while llm.has_unfinished:
             if profile and len(run.steps) == max(job.new_tokens) // 4:
                 report = _profile(llm, profile)
-            llm.step()
+            batch = llm.step()
             now = time.perf_counter()
             run.steps.append(now - last)
+            if batch.events and isinstance(batch.events[-1], StepFinished) and batch.events[-1].prefill_tokens:
+                run.with_prompts.append(now - last)
             last = now
         run.seconds = time.perf_counter() - started
     if events:
@@ -194,9 +198,9 @@ def run(
     }
     lines = _head(model, job, config)
     lines += [
-        "| | output tokens/s | seconds | steps | before the first step, s | pages | GPU memory, GiB | bus at step ends "
-        "| bus while the GPU works |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| | output tokens/s | seconds | steps | of them with prompts | before the first step, s | pages | GPU memory, "
+        "GiB | bus at step ends | bus while the GPU works |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     reports: list[str] = []
     costs: list[str] = []
@@ -256,9 +260,11 @@ def _head(model: LoadedModel, job: Job, config: dict[str, Any]) -> list[str]:
 def _row(name: str, job: Job, result: Run) -> str:
     rate = sum(job.new_tokens) / result.seconds
     median = statistics.median(result.steps) * 1e3
+    slowest = f", the slowest {max(result.with_prompts) * 1e3:.0f} ms" if result.with_prompts else ""
+    prompts = f"{len(result.with_prompts)} in {sum(result.with_prompts):.2f} s{slowest}" if result.with_prompts else "-"
     steps = f"{len(result.steps)} of {median:.2f} ms (median)"
     return (
-        f"| {name} ({result.graphs}) | {rate:,.0f} | {result.seconds:.2f} | {steps} "
+        f"| {name} ({result.graphs}) | {rate:,.0f} | {result.seconds:.2f} | {steps} | {prompts} "
         f"| {result.prepared:.1f} | {result.num_blocks:,} | {result.peak_gib:.1f} | {result.flush_share:.2%} | "
         f"{result.caught_up_share:.2%} |"
     )

@@ -41,7 +41,7 @@ class Kernels:
     def prefill_plan(self, layer: LayerGeometry, dtype: torch.dtype, device: torch.device) -> Any:
         """The same for its prompt chunks."""
         group = layer.num_heads // layer.num_kv_heads
-        config = self._prefill.PrefillConfig.choose(max(layer.head_dim, layer.value_head_dim), dtype, group)
+        config = self._prefill.PrefillConfig.choose(layer.head_dim, layer.value_head_dim, dtype, dtype, group)
         return self._prefill.PrefillPlan(group, device, config)
 
 
