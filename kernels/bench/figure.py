@@ -30,7 +30,8 @@ def draw(times: dict[str, dict[str, float | None]]) -> str:
         'font-size="13" role="img" aria-labelledby="title">',
         '<title id="title">Time of attention on pages, as a multiple of the time on contiguous memory</title>',
         '<defs><pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-        '<rect width="6" height="6" fill="#E69F00"/><path d="M0 0V6" stroke="#7a5000" stroke-width="2"/></pattern></defs>',
+        '<rect width="6" height="6" fill="#E69F00"/><path d="M0 0V6" stroke="#7a5000" stroke-width="2"/></pattern>'
+        "</defs>",
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
         '<text x="16" y="28" font-size="16" font-weight="bold">Attention on pages against contiguous memory</text>',
         '<text x="16" y="48">Time as a multiple of torch SDPA on contiguous keys and values; left of the line is '

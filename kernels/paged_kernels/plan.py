@@ -19,7 +19,7 @@ ROW_WIDTH = 8
 
 # Batch sizes and addresses change from step to step: a variant compiled for each would cost more than it gains.
 @triton.jit(
-    do_not_specialize=["num_seqs", "num_workers", "share_tiles", "least_workers", "most_workers", "window"],
+    do_not_specialize=["num_seqs", "num_workers", "share_tiles", "least_workers", "window"],
     do_not_specialize_on_alignment=["context_lens_ptr", "rows_ptr", "workers_ptr"],
 )
 def _plan_decode_kernel(  # type: ignore[no-untyped-def]
@@ -30,7 +30,6 @@ def _plan_decode_kernel(  # type: ignore[no-untyped-def]
     num_workers,
     share_tiles,
     least_workers,
-    most_workers,
     window,
     TILE: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
@@ -49,24 +48,24 @@ def _plan_decode_kernel(  # type: ignore[no-untyped-def]
     all_tiles = tl.sum(tiles)
     busy = tl.cdiv(all_tiles, least_workers)
 
-    # First try: whole sequences, or equal parts of one, with a worker for each.
+    # First try: whole sequences, or equal parts of one, with a worker for each or for a few.
     parts = tl.cdiv(tiles, busy)
     part_tiles = tl.cdiv(tiles, tl.maximum(parts, 1))
-    part_end = tl.cumsum(parts)
     num_parts = tl.sum(parts)
+    part_workers = tl.minimum(num_parts, num_workers)
     is_even = tl.max(part_tiles) * num_parts * 4 <= all_tiles * 5
 
     # Else: all tiles in a line, and an equal share of them for every worker.
-    share = tl.maximum(tl.minimum(share_tiles, busy), tl.cdiv(all_tiles, most_workers))
+    share = tl.maximum(tl.minimum(share_tiles, busy), tl.cdiv(all_tiles, num_workers))
     first_sharer = tile_begin // share
     pieces = tl.where(is_seq, (tile_end - 1) // share - first_sharer + 1, 0)
     pieces = tl.where(is_even, parts, pieces)
     first_row = tl.cumsum(pieces) - pieces
     for piece in range(0, tl.max(pieces)):
-        worker = tl.where(is_even, first_row, first_sharer) + piece
+        place = first_row + piece
+        worker = tl.where(is_even, place * part_workers // num_parts, first_sharer + piece)
         begin_tile = tl.where(is_even, piece * part_tiles, tl.maximum(worker * share - tile_begin, 0))
         end_tile = tl.where(is_even, begin_tile + part_tiles, (worker + 1) * share - tile_begin)
-        place = first_row + piece
         row = rows_ptr + place * 8
         mine = piece < pieces
         tl.store(row, seq, mask=mine)
@@ -76,11 +75,19 @@ def _plan_decode_kernel(  # type: ignore[no-untyped-def]
         tl.store(row + 4, tl.minimum(first + begin_tile * TILE, length), mask=mine)
         tl.store(row + 5, tl.minimum(first + end_tile * TILE, length), mask=mine)
         tl.store(row + 6, length, mask=mine)
-        is_first = is_even | (begin_tile + tile_begin == worker * share)
-        is_last = is_even | (end_tile <= tiles) | (tile_end == all_tiles)
+        is_first = tl.where(
+            is_even,
+            (place == 0) | ((place - 1) * part_workers // num_parts != worker),
+            begin_tile + tile_begin == worker * share,
+        )
+        is_last = tl.where(
+            is_even,
+            (place == num_parts - 1) | ((place + 1) * part_workers // num_parts != worker),
+            (end_tile <= tiles) | (tile_end == all_tiles),
+        )
         tl.store(workers_ptr + worker * 2, place, mask=mine & is_first)
         tl.store(workers_ptr + worker * 2 + 1, place + 1, mask=mine & is_last)
-    for start in range(tl.where(is_even, num_parts, tl.cdiv(all_tiles, share)), num_workers, BLOCK_SEQS):
+    for start in range(tl.where(is_even, part_workers, tl.cdiv(all_tiles, share)), num_workers, BLOCK_SEQS):
         idle = start + seq < num_workers
         tl.store(workers_ptr + (start + seq) * 2, 0, mask=idle)
         tl.store(workers_ptr + (start + seq) * 2 + 1, 0, mask=idle)
@@ -134,17 +141,17 @@ def plan_decode(
     """Gives the keys of all sequences, in tiles, to workers.
 
     What a worker has of one sequence is a piece, a row of the list; a worker's rows follow each other. Sequences of
-    about the same length are cut each into equal pieces, with a worker for every piece. A ragged batch is laid end to
-    end, and cut into equal shares without regard to where sequences end, so that all workers end at the same time
-    (stream-K, Osama et al., 2023).
+    about the same length are cut each into equal pieces, and a worker gets one or a few of them. A ragged batch is laid
+    end to end, and cut into equal shares without regard to where sequences end, so that all workers end at the same
+    time (stream-K, Osama et al., 2023).
 
     Args:
         context_lens: int32 ``[num_seqs]``. A sequence without keys gets one empty piece.
-        rows: int32 ``[at least 2 * least_workers + num_seqs, ROW_WIDTH]``, written.
-        workers: int32 ``[least_workers + num_seqs, 2]``, written: every worker's first row, and the one behind its
-            last; both 0 if it has nothing to do.
+        rows: int32 ``[at least least_workers + num_workers + num_seqs, ROW_WIDTH]``, written.
+        workers: int32 ``[num_workers, 2]``, written: every worker's first row, and the one behind its last; both 0 if
+            it has nothing to do.
         share_tiles: a ragged batch's share per worker, where that occupies at least ``least_workers``; if not, it is
-            smaller; and larger if it would occupy more than twice as many.
+            smaller; and larger if it would occupy more workers than there are.
         window: only the last ``window`` keys; None: all.
     """
     num_seqs, num_workers = context_lens.shape[0], workers.shape[0]
@@ -157,7 +164,6 @@ def plan_decode(
         num_workers,
         share_tiles,
         least_workers,
-        min(2 * least_workers, num_workers),
         window or 0,
         TILE=tile,
         HAS_WINDOW=window is not None,

@@ -22,22 +22,41 @@ _MODEL = random_llama()
 
 
 class CheckedRunner(TritonRunner):
-    """Compares what the device is told with the plan and the books, at every launch."""
+    """Compares what the device is told with the plan and the books, at every launch that counts."""
+
+    plan: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.overlaps = True
+        self.guesses = self.hits = 0
 
     def launch(self, plan: StepPlan) -> Any:
-        self.plan = plan
-        self.mixed_steps = getattr(self, "mixed_steps", 0) + bool(plan.prefills)
-        return super().launch(plan)
+        self.plan, self.checked = plan, False
+        launched = super().launch(plan)
+        if not self.checked:
+            self.hits += 1
+            self._check_decode(self.graphs.size_for(len(plan.decodes)))
+        return launched
+
+    def launch_guess(self, tokens: Any) -> None:
+        self.plan = None
+        super().launch_guess(tokens)
+        self.guesses += self._guess_launched
 
     def _decode(self, size: int) -> torch.Tensor:
         logits = super()._decode(size)
+        if self.plan is not None:
+            self._check_decode(size)
+        return logits
+
+    def _check_decode(self, size: int) -> None:
         arrays, n = self.buffers.decode.device, len(self.plan.decodes)
         self._check(arrays, n)
         assert arrays["context_lens"][n:size].tolist() == [0] * (size - n)
         assert arrays["slots"][n:size].tolist() == [-1] * (size - n)
         assert arrays["rows"][n:size].tolist() == [self.buffers.max_seqs] * (size - n)
         assert not self.buffers.tables[-1].any(), "the row for padding stays empty"
-        return logits
 
     def _mixed(self, tokens: int, decodes: int, seqs: int, sampling: int) -> torch.Tensor:
         logits = super()._mixed(tokens, decodes, seqs, sampling)
@@ -45,6 +64,7 @@ class CheckedRunner(TritonRunner):
         return logits
 
     def _check(self, arrays: dict[str, torch.Tensor], tokens: int) -> None:
+        self.checked = True
         ids, positions, slots, starts, logit_rows = [], [], [], [0], []
         block_size = self.buffers._block_size
         for number, chunk in enumerate(self.plan.chunks):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Callable
 
+import msgspec
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -32,6 +34,7 @@ SAMPLED = [
     )
     for i in range(8)
 ]
+PLAIN = [SamplingParams(max_tokens=3 + 3 * i, temperature=(0.8, 0.0)[i == 4], seed=i) for i in range(8)]
 
 
 @pytest.fixture
@@ -39,9 +42,13 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workbench.engine.gpu.runner.Kernels", ReferenceKernels)
 
 
-def run(model: LoadedModel, params: list[SamplingParams], count: int = 8, **config: object) -> list[list[int]]:
+def run(
+    model: LoadedModel, params: list[SamplingParams], count: int = 8, overlaps: bool = False, **config: object
+) -> list[list[int]]:
     settings = {"max_model_len": 128, "num_blocks": 40, **config}
     llm = LLM(model, EngineConfig(**settings))  # type: ignore[arg-type]
+    if overlaps:
+        llm._runner.overlaps = True
     ids = [llm.add_request(p, s) for p, s in zip(PROMPTS[:count], params[:count], strict=True)]
     while llm.has_unfinished:
         llm.step()
@@ -55,7 +62,8 @@ def run(model: LoadedModel, params: list[SamplingParams], count: int = 8, **conf
 
 
 @pytest.mark.usefixtures("reference")
-@pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("overlaps", [False, True], ids=["", "overlaps"])
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED, PLAIN], ids=["greedy", "sampled", "plain"])
 @pytest.mark.parametrize(
     "config",
     [
@@ -67,8 +75,46 @@ def run(model: LoadedModel, params: list[SamplingParams], count: int = 8, **conf
         {"memory": "contiguous", "reservation": "max", "block_size": 8, "num_blocks": 64},
     ],
 )
-def test_same_tokens_as_with_torch(llama: LoadedModel, params: list[SamplingParams], config: dict[str, object]) -> None:
-    assert run(llama, params, attention="triton", **config) == run(llama, params)
+def test_same_tokens_as_with_torch(
+    llama: LoadedModel, params: list[SamplingParams], config: dict[str, object], overlaps: bool
+) -> None:
+    assert run(llama, params, overlaps=overlaps, attention="triton", **config) == run(llama, params)
+
+
+@pytest.mark.usefixtures("reference")
+def test_a_step_launched_ahead_changes_no_token_and_no_event(llama: LoadedModel) -> None:
+    """Requests come, are cancelled and stop at tokens while the next step is on its way already."""
+    results, hits = [], 0
+    for overlaps in (False, True):
+        rng = random.Random(5)
+        llm = LLM(llama, EngineConfig(attention="triton", block_size=4, num_blocks=60, max_num_seqs=6))
+        llm._runner.overlaps = overlaps
+        requests: list[int] = []
+        events: list[dict[str, object]] = []
+        fits = llm._runner.buffers.fits  # type: ignore[attr-defined]
+
+        def counted(*args: object, fits: Callable[..., bool] = fits) -> bool:
+            nonlocal hits
+            hits += (found := fits(*args))
+            return found
+
+        llm._runner.buffers.fits = counted  # type: ignore[attr-defined]
+        for step in range(120):
+            if step % 7 == 0 and len(requests) < 12:
+                stops = [rng.randrange(97) for _ in range(3)] if len(requests) % 3 == 0 else None
+                params = SamplingParams(max_tokens=rng.randint(10, 40), temperature=0.9, stop_token_ids=stops)
+                requests.append(llm.add_request(PROMPTS[len(requests) % 8], params))
+            if step % 11 == 10:
+                llm.cancel(rng.choice(requests))
+            for event in llm.step().events:
+                fields = msgspec.to_builtins(event)
+                if fields["type"] != "StepFinished":
+                    events.append({name: value for name, value in fields.items() if name != "t_ns"})
+            assert_page_map_matches(llm)
+        assert not llm.has_unfinished
+        results.append((events, [llm.output(request).outputs[0].token_ids for request in requests]))
+    assert results[0] == results[1]
+    assert hits > 30, "hardly any step was launched ahead, so this shows nothing"
 
 
 @pytest.mark.usefixtures("reference")

@@ -45,6 +45,9 @@ class Runner(Protocol):
         Should it raise, nothing counts as done, and the step may be launched again.
         """
 
+    def prepare(self, plan: StepPlan) -> None:
+        """Gets ready for the step after ``plan``, which was launched; nobody waits to be let in."""
+
     def warm_up(self) -> None:
         """Compiles and captures now what would otherwise be when it is first needed."""
 

@@ -214,6 +214,8 @@ class LLM:
                 self._commit(plan)
                 if self._bus is not None:
                     self._bus.catch_up()
+                if not self._scheduler.waiting:
+                    self._runner.prepare(plan)
                 sampled, forwarded = launched.wait()
                 self._take(plan, sampled)
             elif self.has_unfinished and not self._scheduler.running:

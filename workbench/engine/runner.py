@@ -31,6 +31,9 @@ class ModelRunner:
     def forget(self, sequences: list[int]) -> None:
         """Nothing is kept from step to step."""
 
+    def prepare(self, plan: StepPlan) -> None:
+        """Steps do not overlap here."""
+
     def warm_up(self) -> None:
         """Nothing is compiled."""
 

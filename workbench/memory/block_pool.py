@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 
 
@@ -29,6 +30,10 @@ class BlockPool:
     def free_blocks(self) -> list[int]:
         """The free list, next to be allocated first."""
         return list(self._free)
+
+    def peek(self, count: int) -> list[int]:
+        """The blocks that the next ``count`` calls of `allocate` will take; fewer if fewer are free."""
+        return list(itertools.islice(self._free, count))
 
     def allocate(self) -> int:
         """Takes a free block with a reference count of 1.

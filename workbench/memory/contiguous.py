@@ -85,6 +85,9 @@ class ContiguousMemory:
     def try_append(self, sequence: int, num_tokens: int) -> bool:
         return num_tokens <= self._regions[sequence].requested
 
+    def peek(self, count: int) -> list[int]:
+        return []
+
     def commit(self, sequence: int, count: int, cause: Cause) -> None:
         region = self._regions[sequence]
         if region.filled + count > region.requested:

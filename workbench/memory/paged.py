@@ -61,6 +61,9 @@ class PagedMemory:
         self._grow(sequence, num_tokens, Cause.DECODE_GROWTH)
         return True
 
+    def peek(self, count: int) -> list[int]:
+        return self._pool.peek(count)
+
     def _grow(self, sequence: int, num_tokens: int, cause: Cause) -> None:
         table = self._tables[sequence]
         for logical_index in range(len(table), self._blocks_for(num_tokens)):

@@ -62,6 +62,12 @@ class MemoryManager(Protocol):
     def try_append(self, sequence: int, num_tokens: int) -> bool:
         """Makes room for ``num_tokens`` tokens in total; returns False, and changes nothing, if there is none."""
 
+    def peek(self, count: int) -> list[int]:
+        """The pages that the next ``count`` sequences to need one more will get, if nothing else happens before.
+
+        Fewer if so many are not free. Nothing is taken. Contiguous memory never needs one more.
+        """
+
     def commit(self, sequence: int, count: int, cause: Cause) -> None:
         """Notes that the keys and values of the next ``count`` tokens have been stored."""
 

@@ -44,6 +44,20 @@ class _Decodes:
     special: list[tuple[int, Chunk]]
 
 
+@dataclass
+class Guess:
+    """The decodes that will probably make up the next step, staged while the one before is still running.
+
+    Attributes:
+        grown: the pages that some of them will get: row, sequence, place in its table, page.
+        size: rows of the graph.
+    """
+
+    chunks: list[Chunk]
+    grown: list[tuple[int, int, int, int]]
+    size: int
+
+
 class StepBuffers:
     """Rows of the running sequences, and the staged arrays of a step.
 
@@ -58,6 +72,7 @@ class StepBuffers:
         growth: ``pairs``, the changed entries of ``tables`` for a step of the second kind.
         special: the chunks whose token is not chosen by temperature and chance alone, each with its place among those
             that sample.
+        sampling_rows: the rows of the sequences that get a token in the staged step.
     """
 
     def __init__(
@@ -91,7 +106,9 @@ class StepBuffers:
         none = np.zeros(0, np.int64)
         self._decodes = _Decodes([], none, np.zeros(0, np.float32), [], none, [])
         self.special: list[tuple[int, Chunk]] = []
-        self._sampling_rows = np.zeros(0, np.int64)
+        self.sampling_rows = np.zeros(0, np.int64)
+        #: random numbers that were drawn for a step that did not come: the next ones to use, by sequence
+        self._unused: dict[int, float] = {}
         self._padding_cell = max_seqs * max_blocks
         #: changed entries of the device's tables that are still to be sent: place in the flattened table, block
         self._growth: list[tuple[int, int]] = []
@@ -118,6 +135,10 @@ class StepBuffers:
             self._next_token[row] = sequence.token_ids[-1]
         return row
 
+    def _grow_now(self, rows: list[tuple[int, int]]) -> None:
+        for row, sequence in rows:
+            self._grow(row, sequence)
+
     def _grow(self, row: int, sequence: int) -> None:
         """Takes over the pages that a sequence got since the last look at its table."""
         known = int(self._known[row])
@@ -133,8 +154,13 @@ class StepBuffers:
     def fill_decode(self, chunks: list[Chunk], size: int) -> None:
         """Stages a step that only decodes, with rows of padding up to ``size``."""
         self.decode.wait()
-        arrays, n = self.decode.host, len(chunks)
-        self._fill_decodes(chunks, arrays)
+        self._fill_decodes(chunks, self.decode.host, self._grow_now)
+        self._fill_rest(len(chunks), size)
+        self.sampling_rows, self.special = self._decodes.rows, self._decodes.special
+
+    def _fill_rest(self, n: int, size: int) -> None:
+        """Stages the padding behind ``n`` decodes, and the changes of the tables."""
+        arrays = self.decode.host
         for name, value in (("ids", 0), ("positions", 0), ("slots", -1), ("context_lens", 0), ("temperatures", 0)):
             arrays[name][n:size] = value
         arrays["rows"][n:size] = self.max_seqs
@@ -146,10 +172,14 @@ class StepBuffers:
             arrays["growth_at"][:grown], arrays["growth_block"][:grown] = pairs[:, 0], pairs[:, 1]
         arrays["growth_at"][grown:size] = self._padding_cell
         arrays["growth_block"][grown:size] = 0
-        self._sampling_rows, self.special = self._decodes.rows, self._decodes.special
 
-    def _fill_decodes(self, chunks: list[Chunk], arrays: dict[str, np.ndarray]) -> None:
-        """Stages the decodes of a step, in the first places of all arrays."""
+    def _fill_decodes(
+        self, chunks: list[Chunk], arrays: dict[str, np.ndarray], grow: Callable[[list[tuple[int, int]]], None]
+    ) -> None:
+        """Stages the decodes of a step, in the first places of all arrays.
+
+        ``grow`` sees to it that the rows of sequences that need a page have one in their tables.
+        """
         decodes, n = self._decodes, len(chunks)
         # The chunks of sequences that go on decoding are the same objects, so this compares pointers.
         if chunks != decodes.chunks:
@@ -167,16 +197,24 @@ class StepBuffers:
         rows = decodes.rows
         positions = self._computed[rows]
         page, offset = np.divmod(positions, self._block_size)
-        for i in np.flatnonzero(page >= self._known[rows]).tolist():
-            self._grow(int(rows[i]), chunks[i].sequence.sequence)
+        growing = np.flatnonzero(page >= self._known[rows])
+        if len(growing):
+            grow([(row, chunks[i].sequence.sequence) for i, row in zip(growing, rows[growing].tolist(), strict=True)])
         arrays["ids"][:n] = self._next_token[rows]
         arrays["positions"][:n] = positions
         arrays["slots"][:n] = self._tables[rows, page] * self._block_size + offset
         arrays["context_lens"][:n] = positions + 1
         arrays["rows"][:n] = rows
         arrays["temperatures"][:n] = decodes.temperatures
-        if decodes.draws:
+        if self._unused:
+            arrays["uniforms"][decodes.drawing] = [self._draw(chunks[i]) for i in decodes.drawing]
+        elif decodes.draws:
             arrays["uniforms"][decodes.drawing] = [draw() for draw in decodes.draws]
+
+    def _draw(self, chunk: Chunk) -> float:
+        """The sequence's next random number."""
+        unused = self._unused.pop(chunk.sequence.sequence, None)
+        return chunk.sequence.random.random() if unused is None else unused
 
     def fill_mixed(self, plan: StepPlan) -> tuple[int, int]:
         """Stages a step with prompt chunks; returns how many tokens it has, and how many of its chunks sample."""
@@ -184,7 +222,7 @@ class StepBuffers:
         arrays, block_size = self.mixed.host, self._block_size
         index = token = len(plan.decodes)
         if plan.decodes:
-            self._fill_decodes(plan.decodes, arrays)
+            self._fill_decodes(plan.decodes, arrays, self._grow_now)
             arrays["logit_rows"][:index] = np.arange(index)
         sampling = self._decodes.rows.tolist() if plan.decodes else []
         self.special = list(self._decodes.special) if plan.decodes else []
@@ -210,11 +248,11 @@ class StepBuffers:
                 if not params.is_plain:
                     self.special.append((at, chunk))
                 elif not params.is_greedy:
-                    arrays["uniforms"][at] = chunk.sequence.random.random()
+                    arrays["uniforms"][at] = self._draw(chunk)
                 sampling.append(row)
             token = end
         arrays["logit_rows"][len(sampling) : 2] = 0
-        self._sampling_rows = np.array(sampling, dtype=np.int64)
+        self.sampling_rows = np.array(sampling, dtype=np.int64)
         self.send_growth()
         return token, len(sampling)
 
@@ -243,6 +281,60 @@ class StepBuffers:
         for chunk in plan.prefills:
             self._computed[self._rows[chunk.sequence.sequence]] += chunk.count
 
-    def sampled(self, tokens: Sequence[int] | np.ndarray) -> None:
-        """Notes the new tokens, one for every chunk that samples, in the order of the plan."""
-        self._next_token[self._sampling_rows] = tokens
+    def sampled(self, rows: np.ndarray, tokens: Sequence[int] | np.ndarray) -> None:
+        """Notes the new tokens of a step: of ``rows``, which were its `sampling_rows`."""
+        self._next_token[rows] = tokens
+
+    # -- the step after it -----------------------------------------------------------------------------------------
+
+    def guess(self, chunks: list[Chunk], size: int) -> Guess | None:
+        """Stages the next step, all but its tokens, as if it decoded ``chunks`` and nothing else happened before.
+
+        None if it can't be known which pages they would get. Otherwise the next step is this one, if it `fits`, or the
+        guess has to be taken back (`withdraw`).
+        """
+        self.decode.wait()
+        guess = Guess(chunks, [], size)
+
+        def grow(rows: list[tuple[int, int]]) -> None:
+            for (row, sequence), block in zip(rows, self._memory.peek(len(rows)), strict=False):
+                page = int(self._known[row])
+                self._tables[row, page] = block
+                self._known[row] = page + 1
+                self._growth.append((row * self._width + page, block))
+                guess.grown.append((row, sequence, page, block))
+
+        self._fill_decodes(chunks, self.decode.host, grow)
+        if (self._computed[self._decodes.rows] // self._block_size >= self._known[self._decodes.rows]).any():
+            self.withdraw(guess)
+            return None
+        self._fill_rest(len(chunks), size)
+        return guess
+
+    def stage_tokens(self) -> None:
+        """Puts the tokens into a guessed step, now that they are known."""
+        rows = self._decodes.rows
+        self.decode.host["ids"][: len(rows)] = self._next_token[rows]
+
+    def fits(self, guess: Guess, plan: StepPlan) -> bool:
+        """Whether the guessed step is the one that was planned, pages included."""
+        table = self._memory.block_table
+        if (
+            plan.prefills
+            or plan.decodes != guess.chunks
+            or any(table(sequence)[page : page + 1] != [block] for _, sequence, page, block in guess.grown)
+        ):
+            return False
+        self.sampling_rows, self.special = self._decodes.rows, self._decodes.special
+        return True
+
+    def withdraw(self, guess: Guess) -> None:
+        """Takes a guess back, as if it had never been made."""
+        for row, sequence, _, _ in guess.grown:
+            if self._rows.get(sequence) == row:
+                self._known[row] -= 1
+        self._growth.clear()
+        if guess.chunks == self._decodes.chunks:
+            uniforms = self.decode.host["uniforms"]
+            for i in self._decodes.drawing.tolist():
+                self._unused[guess.chunks[i].sequence.sequence] = float(uniforms[i])

@@ -7,15 +7,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from workbench.engine.config import EngineConfig
-from workbench.engine.gpu.buffers import StepBuffers
+from workbench.engine.gpu.buffers import Guess, StepBuffers
 from workbench.engine.gpu.graphs import DecodeGraphs, graph_sizes
 from workbench.engine.gpu.sampling import pick_tokens
 from workbench.engine.launched import Launched
-from workbench.engine.plan import StepPlan
+from workbench.engine.plan import Chunk, StepPlan
 from workbench.engine.sampler import Sampled, sample
 from workbench.memory.protocol import MemoryManager
 from workbench.models.attention_op import Kernels, StepState
@@ -34,6 +35,7 @@ class _OnDevice:
 
     def __init__(self, runner: TritonRunner, count: int, special: dict[int, _Choice]) -> None:
         self._runner, self._count, self._special = runner, count, special
+        self._rows = runner.buffers.sampling_rows
 
     def wait(self) -> tuple[Sampled, int]:
         if self._runner.copied is not None:
@@ -43,8 +45,10 @@ class _OnDevice:
         logprobs: list[dict[int, float] | None] = [None] * self._count
         for at, (token, values) in self._special.items():
             tokens[at], logprobs[at] = token, values
-        self._runner.buffers.sampled(tokens)
-        return Sampled(tokens.tolist(), logprobs), forwarded
+        self._runner.buffers.sampled(self._rows, tokens)
+        sampled = Sampled(tokens.tolist(), logprobs)
+        self._runner.launch_guess(tokens)
+        return sampled, forwarded
 
 
 class TritonRunner:
@@ -85,6 +89,9 @@ class TritonRunner:
         if not (is_cuda and config.cuda_graphs):
             self.graphs.broken = "they were not asked for" if is_cuda else "not on a CUDA device"
         self._checked = False
+        self._guess: Guess | None = None
+        self._guess_launched = False
+        self._stops = np.zeros(0, np.int64)
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
@@ -93,6 +100,12 @@ class TritonRunner:
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> Launched:
+        guess, self._guess = self._guess, None
+        if guess is not None:
+            if self._guess_launched and self.buffers.fits(guess, plan):
+                self.buffers.launched(plan)
+                return _OnDevice(self, len(plan.decodes), {})
+            self.buffers.withdraw(guess)
         if plan.prefills:
             tokens, count = self.buffers.fill_mixed(plan)
             self.buffers.mixed.upload()
@@ -104,12 +117,57 @@ class TritonRunner:
             self.buffers.decode.upload()
             logits = self.graphs.run(size)
         special = self._sample_special(logits)
+        self._fetch(count)
+        self.buffers.launched(plan)
+        return _OnDevice(self, count, special)
+
+    def _fetch(self, count: int) -> None:
+        """Enqueues the copy of the new tokens to the host."""
         if count:
             self._tokens_pinned[:count].copy_(self._tokens[:count], non_blocking=True)
         if self.copied is not None:
             self.copied.record()
-        self.buffers.launched(plan)
-        return _OnDevice(self, count, special)
+
+    # -- the step after it -----------------------------------------------------------------------------------------
+
+    def prepare(self, plan: StepPlan) -> None:
+        """Stages the step that will follow if the sequences of ``plan`` just go on; called while that is running.
+
+        As soon as its tokens are there, and none of them ends a sequence unforeseen, the next step is launched: the
+        device does not wait while the host notes the tokens and makes the next plan. When that turns out otherwise
+        (a request was cancelled, say), the step is launched anew. Keys and values that the first launch stored lie in
+        slots that nothing refers to yet, and they are the same that the second one stores.
+        """
+        if not self.overlaps or plan.prefills or self.buffers.special:
+            return
+        chunks: list[Chunk] = []
+        stops: set[int] = set()
+        for chunk in plan.decodes:
+            sequence = chunk.sequence
+            params = sequence.params
+            if params.stop:
+                return
+            if not params.ignore_eos:
+                stops |= self._model.eos_token_ids
+            if params.stop_token_ids:
+                stops.update(params.stop_token_ids)
+            if len(sequence.token_ids) + 1 < sequence.num_prompt_tokens + sequence.max_tokens:
+                chunks.append(chunk)
+        if chunks and len(chunks) <= self._max_tokens:
+            self._stops = np.array(sorted(stops), dtype=np.int64)
+            self._guess = self.buffers.guess(chunks, self.graphs.size_for(len(chunks)))
+            self._guess_launched = False
+
+    @torch.inference_mode()
+    def launch_guess(self, tokens: np.ndarray) -> None:
+        """Launches the step that was prepared, unless one of these new tokens ends its sequence."""
+        if self._guess is None or (len(self._stops) and np.isin(tokens, self._stops).any()):
+            return
+        self.buffers.stage_tokens()
+        self.buffers.decode.upload()
+        self.graphs.run(self._guess.size)
+        self._fetch(len(self._guess.chunks))
+        self._guess_launched = True
 
     def _decode(self, size: int) -> Tensor:
         """The launches of a decode step, on static buffers: fit for a CUDA graph, and to be run again."""
