@@ -71,10 +71,11 @@ class DecodePlan:
         self.config = config or DecodeConfig.choose(value_head_dim, torch.bfloat16, torch.bfloat16)
         self.num_heads, self.num_kv_heads, self.value_head_dim = num_heads, num_kv_heads, value_head_dim
         self._least_workers = math.ceil(self.config.least * multiprocessors(device) / num_kv_heads)
+        self._most_workers = max(self._least_workers, 2 * self.config.least * multiprocessors(device) // num_kv_heads)
         self.max_seqs = max_seqs
         num_rows = 3 * self._least_workers + max_seqs
         self.rows = torch.zeros(num_rows, ROW_WIDTH, dtype=torch.int32, device=device)
-        self.workers = torch.zeros(2 * self._least_workers, 2, dtype=torch.int32, device=device)
+        self.workers = torch.zeros(self._most_workers, 2, dtype=torch.int32, device=device)
         self.partial = torch.empty(num_rows, num_heads, value_head_dim, dtype=torch.float32, device=device)
         #: running maximum and sum of every piece and head
         self.partial_stats = torch.empty(num_rows, num_heads, 2, dtype=torch.float32, device=device)
@@ -101,7 +102,7 @@ class DecodePlan:
     @property
     def num_workers(self) -> int:
         """Programs per KV head: no more than can be useful, because idle ones take time, too."""
-        return self._least_workers + min(self._least_workers, self.num_seqs)
+        return min(self._most_workers, self._least_workers + self.num_seqs)
 
 
 def paged_attention_decode(
