@@ -42,6 +42,8 @@ def draw(times: dict[str, dict[str, float | None]]) -> str:
         fill = "url(#hatch)" if hatched else colour
         parts.append(f'<rect x="{x}" y="62" width="16" height="12" fill="{fill}"/>')
         parts.append(f'<text x="{x + 22}" y="73">{escape(legend)}</text>')
+    bottom = TOP + ROW * len(rows)
+    parts.append(f'<path d="M{LEFT + SCALE} {TOP - 4}V{bottom}" stroke="#333" stroke-dasharray="4 3"/>')
     for index, (name, row) in enumerate(rows):
         y = TOP + ROW * index
         parts.append(f'<text x="{LEFT - 10}" y="{y + 22}" text-anchor="end">{escape(name)}</text>')
@@ -50,9 +52,10 @@ def draw(times: dict[str, dict[str, float | None]]) -> str:
             at = y + 4 + 16 * place
             fill = "url(#hatch)" if hatched else colour
             parts.append(f'<rect x="{LEFT}" y="{at}" width="{ratio * SCALE:.1f}" height="14" fill="{fill}"/>')
-            parts.append(f'<text x="{LEFT + ratio * SCALE + 6:.1f}" y="{at + 12}">{ratio:.2f}</text>')
-    bottom = TOP + ROW * len(rows)
-    parts.append(f'<path d="M{LEFT + SCALE} {TOP - 4}V{bottom}" stroke="#333" stroke-dasharray="4 3"/>')
+            parts.append(
+                f'<text x="{LEFT + ratio * SCALE + 6:.1f}" y="{at + 12}" paint-order="stroke" stroke="white" '
+                f'stroke-width="4">{ratio:.2f}</text>'
+            )
     parts.append(f'<text x="{LEFT + SCALE}" y="{bottom + 20}" text-anchor="middle">1.0: contiguous</text>')
     return "\n".join([*parts, "</svg>", ""])
 

@@ -290,6 +290,26 @@ def test_bad_arguments_are_named(device: str, change: Any, message: str) -> None
         paged_attention_decode(**changed)
 
 
+def test_bad_arguments_of_prefill_and_page_mass_are_named(device: str) -> None:
+    scene = make_scene([5, 9], device)
+    q = torch.randn(6, 4, 64, device=device)
+    tensors = (scene.k_cache, scene.v_cache, scene.block_tables, scene.context_lens)
+    start = torch.tensor([0, 2, 6], dtype=torch.int32, device=device)
+    for query_start, message in ((start.long(), "query_start: dtype int64"), (start[:2], "query_start: shape")):
+        with pytest.raises((ValueError, TypeError), match=message):
+            paged_attention_prefill(q, *tensors, query_start, scale=1.0)
+    config = PrefillConfig(rows=16, tile=16, num_warps=4, num_stages=2)
+    plan = PrefillPlan(2, device, config).update(start, scene.context_lens, 6)
+    with pytest.raises(ValueError, match="plan: made for other lengths"):
+        paged_attention_prefill(q[:, :2], *tensors, start, scale=1.0, plan=plan)
+    lse = torch.zeros(2, 4, device=device)
+    mass = (q[:2], scene.k_cache, scene.block_tables, scene.context_lens)
+    with pytest.raises(ValueError, match="out: shape"):
+        page_attention_mass(*mass, lse, scale=1.0, out=torch.zeros(2, 4, 1, device=device))
+    with pytest.raises(ValueError, match="lse: shape"):
+        page_attention_mass(*mass, lse[:1], scale=1.0)
+
+
 def test_sizes_that_the_kernels_do_not_serve(device: str) -> None:
     for sizes, message in (
         ({"dim": 48}, "head_dim=48: the kernels take 8, 16, 32, 64"),

@@ -164,10 +164,14 @@ class TritonRunner:
         if self._guess is None or (len(self._stops) and np.isin(tokens, self._stops).any()):
             return
         self.buffers.stage_tokens()
-        self.buffers.decode.upload()
-        self.graphs.run(self._guess.size)
-        self._fetch(len(self._guess.chunks))
-        self._guess_launched = True
+        try:
+            self.buffers.decode.upload()
+            self.graphs.run(self._guess.size)
+            self._fetch(len(self._guess.chunks))
+            self._guess_launched = True
+        except RuntimeError as error:
+            # The step that has just ended must not suffer: what is wrong will show when the next one is launched.
+            log.warning("the next step could not be launched ahead: %s", str(error).split("\n")[0])
 
     def _decode(self, size: int) -> Tensor:
         """The launches of a decode step, on static buffers: fit for a CUDA graph, and to be run again."""
@@ -250,6 +254,8 @@ class TritonRunner:
         return compiled + (f", no CUDA graphs: {self.graphs.broken}" if self.graphs.broken else ", CUDA graphs")
 
     def release(self) -> None:
+        if self.copied is not None:
+            self.copied.synchronize()  # a step that was launched ahead may still be running
         self.graphs.release()
         self._state.close()
 
