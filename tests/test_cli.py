@@ -49,6 +49,7 @@ def test_same_seed_prints_the_same(capsys: pytest.CaptureFixture[str]) -> None:
         (["run"], "prompt: give at least one"),
         (["run", "x", "--block-size", "0"], "block_size=0"),
         (["run", "x", "--model", "./nowhere"], "no such directory"),
+        (["run", "x", "--block-size", "24", "--attention", "triton", "--device", "cpu"], "attention='triton'"),
         (["replay", "nowhere.kvtrace"], "nowhere.kvtrace"),
         (["bench", "cpu", "--requests", "0"], "--requests 0: must be at least 1"),
     ],

@@ -45,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="token budget of a step [%(default)s]",
     )
     engine.add_argument("--device", default=config.device, help="auto, cpu, cuda or mps [%(default)s]")
+    engine.add_argument(
+        "--attention",
+        default=config.attention,
+        choices=("auto", "triton", "torch"),
+        help="auto: Triton's kernels on a CUDA device if they serve the model [%(default)s]",
+    )
+    engine.add_argument("--compile", action="store_true", help="with Triton attention: torch.compile the model")
     chosen = parser.add_argument_group("sampling")
     chosen.add_argument("--max-tokens", type=int, default=sampling.max_tokens, help="new tokens each [%(default)s]")
     chosen.add_argument("--temperature", type=float, default=0.8, help="0 is greedy [%(default)s]")
@@ -99,6 +106,8 @@ def main(args: argparse.Namespace) -> int:
         **{name: getattr(args, name) for name in names},
         max_num_batched_tokens=args.max_num_batched_tokens,
         device=args.device,
+        attention=args.attention,
+        compile=args.compile,
         seed=args.seed,
     )
     params = SamplingParams(
