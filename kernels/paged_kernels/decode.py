@@ -88,6 +88,8 @@ class DecodePlan:
         self.num_seqs = context_lens.shape[0]
         if self.num_seqs > self.max_seqs:
             raise ValueError(f"context_lens: {self.num_seqs} sequences given; this plan takes at most {self.max_seqs}")
+        if self.num_seqs == 0:
+            return self
         plan_decode(
             context_lens,
             self.rows,
@@ -132,7 +134,7 @@ def paged_attention_decode(
         block_tables: int32 ``[num_seqs, max_blocks]``; entries past a sequence's end, or behind its window, are not
             used.
         context_lens: int32 ``[num_seqs]``, keys of every sequence, the new token's own included. 0: a padded row; its
-            output is zeros (its log-sum-exp minus infinity).
+            output is zeros (its log-sum-exp minus infinity, or the sink).
         scale: factor on the scores.
         window: only the last ``window`` keys take part.
         softcap: scores become ``softcap * tanh(score / softcap)``.
@@ -162,6 +164,8 @@ def paged_attention_decode(
         config = DecodeConfig.choose(max(shape.head_dim, shape.value_head_dim), k_cache.dtype, q.dtype)
         plan = DecodePlan(num_seqs, shape.num_heads, shape.num_kv_heads, shape.value_head_dim, q.device, config)
         plan.update(context_lens, window)
+    elif plan.rows.device != q.device:
+        raise ValueError(f"plan: on {plan.rows.device}; expected {q.device}, where q is")
     elif (plan.num_heads, plan.num_kv_heads, plan.value_head_dim, plan.num_seqs) != (
         shape.num_heads,
         shape.num_kv_heads,

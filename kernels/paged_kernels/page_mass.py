@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from paged_kernels.checks import check_contiguous, check_dtype, check_same_device, check_shape
+from paged_kernels.checks import check_contiguous, check_dtype, check_range, check_same_device, check_shape
 from paged_kernels.options import AttentionOptions, check_attention
 from paged_kernels.scores import bias_scores, operand_dtype
 
@@ -132,6 +132,7 @@ def page_attention_mass(
     check_same_device(q=q, out=out)
     if out.numel() == 0:
         return out
+    check_range("q: number of sequences", q.shape[0], 1, 65_535)  # what CUDA allows in a grid's third dimension
     group = shape.num_heads // shape.num_kv_heads
     tile = max(64, shape.block_size)
     grid = (shape.num_kv_heads, triton.cdiv(block_tables.shape[1] * shape.block_size, tile), q.shape[0])

@@ -19,6 +19,9 @@ from paged_kernels.plan import ROW_WIDTH, plan_prefill
 from paged_kernels.prefill_kernel import prefill_kernel
 from paged_kernels.scores import operand_dtype
 
+#: What CUDA allows in the second dimension of a grid.
+_MAX_PIECES = 65_535
+
 
 @dataclass(frozen=True)
 class PrefillConfig:
@@ -128,8 +131,15 @@ def paged_attention_prefill(
     if plan is None:
         config = PrefillConfig.choose(shape.head_dim, shape.value_head_dim, q.dtype, k_cache.dtype, group)
         plan = PrefillPlan(group, q.device, config).update(query_start, context_lens, num_tokens)
+    elif plan.rows.device != q.device:
+        raise ValueError(f"plan: on {plan.rows.device}; expected {q.device}, where q is")
     elif plan.group != group or plan.num_rows != num_tokens // plan.queries + num_seqs:
         raise ValueError(f"plan: made for other lengths, or for {plan.group} instead of {group} heads per KV head")
+    if plan.num_rows > _MAX_PIECES:
+        raise ValueError(
+            f"q: {num_tokens} tokens given, which make {plan.num_rows} pieces of {plan.queries}; at most {_MAX_PIECES} "
+            "are allowed: give the tokens in several calls"
+        )
     config = plan.config
     group_pad = triton.next_power_of_2(group)
     prefill_kernel[(shape.num_kv_heads, plan.num_rows)](

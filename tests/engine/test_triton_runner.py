@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -81,40 +81,82 @@ def test_same_tokens_as_with_torch(
     assert run(llama, params, overlaps=overlaps, attention="triton", **config) == run(llama, params)
 
 
+def with_changes(model: LoadedModel, overlaps: bool, **config: object) -> tuple[object, int, int]:
+    """Requests come, are cancelled, stop. Returns events and tokens, steps launched ahead, and draws left over."""
+    rng = random.Random(5)
+    settings = {"attention": "triton", "block_size": 4, "num_blocks": 60, "max_num_seqs": 6, **config}
+    llm = LLM(model, EngineConfig(**settings))  # type: ignore[arg-type]
+    runner: Any = llm._runner
+    runner.overlaps = overlaps
+    hits, fits = 0, runner.buffers.fits
+
+    def counted(*args: object) -> bool:
+        nonlocal hits
+        hits += (found := fits(*args))
+        return found
+
+    runner.buffers.fits = counted
+    requests: list[int] = []
+    events: list[dict[str, object]] = []
+    for step in range(120):
+        if step % 7 == 0 and len(requests) < 12:
+            stops = [rng.randrange(97) for _ in range(3)] if len(requests) % 3 == 0 else None
+            params = SamplingParams(max_tokens=rng.randint(10, 40), temperature=0.9, stop_token_ids=stops)
+            requests.append(llm.add_request(PROMPTS[len(requests) % 8], params))
+        if step % 11 == 10:
+            llm.cancel(rng.choice(requests))
+        if step in (9, 30):
+            llm.warm_up()
+        for event in llm.step().events:
+            fields = msgspec.to_builtins(event)
+            if fields["type"] != "StepFinished":
+                events.append({name: value for name, value in fields.items() if name != "t_ns"})
+        assert_page_map_matches(llm)
+    assert not llm.has_unfinished
+    tokens = [llm.output(request).outputs[0].token_ids for request in requests]
+    left = len(runner.buffers._unused)
+    llm.close()
+    return (events, tokens), hits, left
+
+
 @pytest.mark.usefixtures("reference")
 def test_a_step_launched_ahead_changes_no_token_and_no_event(llama: LoadedModel) -> None:
-    """Requests come, are cancelled and stop at tokens while the next step is on its way already."""
-    results, hits = [], 0
-    for overlaps in (False, True):
-        rng = random.Random(5)
-        llm = LLM(llama, EngineConfig(attention="triton", block_size=4, num_blocks=60, max_num_seqs=6))
-        llm._runner.overlaps = overlaps
-        requests: list[int] = []
-        events: list[dict[str, object]] = []
-        fits = llm._runner.buffers.fits  # type: ignore[attr-defined]
-
-        def counted(*args: object, fits: Callable[..., bool] = fits) -> bool:
-            nonlocal hits
-            hits += (found := fits(*args))
-            return found
-
-        llm._runner.buffers.fits = counted  # type: ignore[attr-defined]
-        for step in range(120):
-            if step % 7 == 0 and len(requests) < 12:
-                stops = [rng.randrange(97) for _ in range(3)] if len(requests) % 3 == 0 else None
-                params = SamplingParams(max_tokens=rng.randint(10, 40), temperature=0.9, stop_token_ids=stops)
-                requests.append(llm.add_request(PROMPTS[len(requests) % 8], params))
-            if step % 11 == 10:
-                llm.cancel(rng.choice(requests))
-            for event in llm.step().events:
-                fields = msgspec.to_builtins(event)
-                if fields["type"] != "StepFinished":
-                    events.append({name: value for name, value in fields.items() if name != "t_ns"})
-            assert_page_map_matches(llm)
-        assert not llm.has_unfinished
-        results.append((events, [llm.output(request).outputs[0].token_ids for request in requests]))
-    assert results[0] == results[1]
+    expected, none, _ = with_changes(llama, overlaps=False)
+    actual, hits, left = with_changes(llama, overlaps=True)
+    assert actual == expected
+    assert none == 0
     assert hits > 30, "hardly any step was launched ahead, so this shows nothing"
+    assert left == 0, "random numbers are kept for requests that have ended"
+
+
+@pytest.mark.usefixtures("reference")
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_an_interrupted_step_goes_on(llama: LoadedModel, monkeypatch: pytest.MonkeyPatch, overlaps: bool) -> None:
+    """Ctrl-C while the device works: nothing is lost, and nothing done twice."""
+    expected = run(llama, PLAIN, attention="triton")
+    llm = LLM(llama, EngineConfig(num_blocks=40, attention="triton", max_model_len=128))
+    runner: Any = llm._runner
+    runner.overlaps = overlaps
+    requests = [llm.add_request(p, s) for p, s in zip(PROMPTS, PLAIN, strict=True)]
+    interrupted = 0
+    while llm.has_unfinished:
+        if llm.step_number % 2:
+            at = ("stage_tokens", "guess", "sampled")[llm.step_number % 3] if overlaps else "sampled"
+            with monkeypatch.context() as patch:
+                patch.setattr(runner.buffers, at, lambda *_: _raise(KeyboardInterrupt()))
+                try:
+                    llm.step()
+                except KeyboardInterrupt:
+                    interrupted += 1
+        if llm.has_unfinished:
+            llm.step()
+            assert_page_map_matches(llm)
+    assert interrupted > 2
+    assert [llm.output(request).outputs[0].token_ids for request in requests] == expected
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 @pytest.mark.usefixtures("reference")
@@ -131,24 +173,28 @@ def test_with_the_interpreter(llama: LoadedModel) -> None:
 
 
 @pytest.mark.usefixtures("reference")
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("params", [GREEDY, PLAIN], ids=["greedy", "plain"])
 def test_a_step_that_fails_before_its_end_can_be_taken_again(
-    llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    llama: LoadedModel, monkeypatch: pytest.MonkeyPatch, params: list[SamplingParams], overlaps: bool
 ) -> None:
-    expected = run(llama, GREEDY, 3)
+    expected = run(llama, params, 3)
     llm = LLM(llama, EngineConfig(num_blocks=40, attention="triton", block_size=4, max_num_batched_tokens=20))
-    ids = [llm.add_request(p, s) for p, s in zip(PROMPTS[:3], GREEDY[:3], strict=True)]
+    llm._runner.overlaps = overlaps
+    ids = [llm.add_request(p, s) for p, s in zip(PROMPTS[:3], params[:3], strict=True)]
     failed = 0
     while llm.has_unfinished:
         if llm.step_number % 2:
             with monkeypatch.context() as patch:
                 patch.setattr("workbench.engine.gpu.runner.pick_tokens", lambda *_: 1 / 0)
-                with pytest.raises(ZeroDivisionError):
-                    llm.step()
-            failed += 1
+                try:
+                    llm.step()  # it may have been launched ahead already, and then it does not fail
+                except ZeroDivisionError:
+                    failed += 1
         if llm.has_unfinished:
             llm.step()
             assert_page_map_matches(llm)
-    assert failed > 3
+    assert failed > 2
     assert [llm.output(i).outputs[0].token_ids for i in ids] == expected
 
 

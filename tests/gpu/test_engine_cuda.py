@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.conftest import assert_page_map_matches
+from tests.engine.test_triton_runner import with_changes
 from tests.models.architectures import supported
 from workbench.engine import LLM, EngineConfig, SamplingParams
 from workbench.engine.sampler import _pick
@@ -220,3 +221,10 @@ def test_pick_tokens_is_the_inverse_of_the_distribution(vocab_size: int, dtype: 
         low = cumulative[row, out[1 + row] - 1] if out[1 + row] > 0 else torch.zeros((), dtype=torch.float64)
         assert low - 1e-5 < target[row] < cumulative[row, out[1 + row]] + 1e-5
     assert (out[1:] != expected).sum() < 8
+
+
+def test_a_step_launched_ahead_changes_no_token_and_no_event(model: LoadedModel) -> None:
+    expected, _, _ = with_changes(model, overlaps=False, max_model_len=128)
+    actual, hits, _ = with_changes(model, overlaps=True, max_model_len=128)
+    assert actual == expected
+    assert hits > 30

@@ -6,10 +6,12 @@ import random
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from typing import cast
 
 from workbench.engine.assembly import assemble
 from workbench.engine.config import ConfigError, EngineConfig
+from workbench.engine.launched import Launched
 from workbench.engine.outputs import RequestOutput, output_of
 from workbench.engine.plan import StepPlan
 from workbench.engine.prompts import Prompt, encode_prompt
@@ -31,6 +33,16 @@ from workbench.events.types import (
 )
 from workbench.memory import MemoryManager
 from workbench.models.loading import LoadedModel, load_model
+
+
+@dataclass(frozen=True)
+class _InFlight:
+    """A step that was launched and noted, and whose tokens are to come."""
+
+    plan: StepPlan
+    launched: Launched
+    started_ns: int
+    scheduled_ns: int
 
 
 class LLM:
@@ -65,6 +77,7 @@ class LLM:
         self._errors: dict[int, str] = {}
         self._step = 0
         self._closed = False
+        self._in_flight: _InFlight | None = None
         if self._bus is not None:
             self._bus.emit(parts.run_started(self.config, model))
 
@@ -194,11 +207,27 @@ class LLM:
     # -- stepping --------------------------------------------------------------------------------------------------
 
     def step(self) -> EventBatch:
-        """Takes one step and returns its events. Without unfinished requests only what is pending is delivered."""
+        """Takes one step and returns its events. Without unfinished requests only what is pending is delivered.
+
+        If it was interrupted while the device was at work (Ctrl-C, say), the next call goes on from there.
+        """
         if self._closed:
             raise RuntimeError("this LLM is closed")
-        if not self.has_unfinished:
+        if not self.has_unfinished and self._in_flight is None:
             return self._flush()
+        if self._in_flight is None:
+            self._begin_step()
+        try:
+            if self._in_flight is not None:
+                self._end_step(self._in_flight)
+        except BaseException:
+            if self._in_flight is None:
+                self._flush()
+            raise
+        return self._flush()
+
+    def _begin_step(self) -> None:
+        """Plans a step and launches it; should that fail, nothing is noted, and it can be taken again."""
         self._step += 1
         if self._bus is not None:
             self._bus.begin_step(self._step)
@@ -207,24 +236,33 @@ class LLM:
             started = time.perf_counter_ns()
             plan = self._scheduler.schedule(self._step)
             self._runner.forget(plan.freed)
-            scheduled = forwarded = time.perf_counter_ns()
+            scheduled = time.perf_counter_ns()
             if plan.decodes or plan.prefills:
                 launched = self._runner.launch(plan)
                 # From here on the step will be done: what does not need its tokens is noted while it runs.
+                self._in_flight = _InFlight(plan, launched, started, scheduled)
                 self._commit(plan)
-                if self._bus is not None:
-                    self._bus.catch_up()
-                if not self._scheduler.waiting:
-                    self._runner.prepare(plan)
-                sampled, forwarded = launched.wait()
-                self._take(plan, sampled)
-            elif self.has_unfinished and not self._scheduler.running:
+                return
+            if self.has_unfinished and not self._scheduler.running:
                 raise RuntimeError("the scheduler found nothing to run although requests wait: this is a bug")
             if self._bus is not None:
-                self._report(plan, (started, scheduled, forwarded))
-        finally:
-            batch = self._flush()
-        return batch
+                self._report(plan, (started, scheduled, scheduled))
+        except BaseException:
+            if self._in_flight is None:
+                self._flush()
+            raise
+
+    def _end_step(self, step: _InFlight) -> None:
+        """Does what does not need the step's tokens, waits for them, and notes them."""
+        if self._bus is not None:
+            self._bus.catch_up()
+        if not self._scheduler.waiting:
+            self._runner.prepare(step.plan)
+        sampled, forwarded = step.launched.wait()
+        self._in_flight = None
+        self._take(step.plan, sampled)
+        if self._bus is not None:
+            self._report(step.plan, (step.started_ns, step.scheduled_ns, forwarded))
 
     def _flush(self) -> EventBatch:
         if self._bus is None:
@@ -287,7 +325,7 @@ class LLM:
             if sequence.finish_reason is None and request not in self._errors:
                 self._scheduler.cancel(request)
         try:
-            if self.has_unfinished:
+            while self.has_unfinished or self._in_flight is not None:
                 self.step()
             if self._bus is not None:
                 self._bus.emit(RunFinished())

@@ -222,9 +222,13 @@ class EventBus:
         with self._lock:
             _ = self.page_map
             subscriptions = list(self._subscriptions)
-        for subscription in subscriptions:
-            if subscription._held is not None:
-                subscription._deliver_held()
+        waiting = [subscription for subscription in subscriptions if subscription._held is not None]
+        try:
+            while waiting:
+                waiting.pop(0)._deliver_held()
+        finally:
+            # An interruption in one of them must not make a hole for the others: they come with the next flush.
+            self._holds = bool(waiting)
         self.caught_up_ns += time.perf_counter_ns() - started
 
     def subscribe(

@@ -115,8 +115,10 @@ class Recorder:
             try:
                 self._writer.frame(BATCH, batch.step, self._encoder.encode(batch))
                 self.last_step = batch.step
-                if self._clock.is_due(batch):
-                    state = self._bus.page_map
+                due = self._clock.is_due(batch)
+                state = self._bus.page_map if due else None
+                # When this is closed from another thread, the engine may be a step further on.
+                if state is not None and state.step == batch.step:
                     self._writer.frame(KEYFRAME, batch.step, encode_page_map(state))
                     self._clock.restart(state)
             except BaseException as error:  # also an interrupt: the file may end in half a frame now

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.models import hook
-from workbench.models.fused_linear import find_groups, fuse_linear_layers
+from workbench.models.fused_linear import FusedPart, find_groups, fuse_linear_layers
 from workbench.models.geometry import LayerGeometry
 from workbench.models.hook import GeometryProbe, HookError
 from workbench.models.packed_linear import pack_linear_layers
@@ -87,7 +87,9 @@ def examine(model: Any, text_config: Any, pack: bool) -> tuple[tuple[LayerGeomet
         model(input_ids=ids[None], position_ids=positions[None], use_cache=False, paged_batch=GeometryProbe())
 
     if device.type == "cuda":
-        return layers, _replace(model, lambda: fuse_linear_layers(model, find_groups(model, run)), is_equal)
+        _replace(model, lambda: fuse_linear_layers(model, find_groups(model, run)), is_equal)
+        # They may have been fused before, by an earlier examination of the same model.
+        return layers, any(isinstance(module, FusedPart) for module in model.modules())
     _replace(model, lambda: pack_linear_layers(model), is_equal)
     return layers, False
 

@@ -109,6 +109,8 @@ class StepBuffers:
         self.sampling_rows = np.zeros(0, np.int64)
         #: random numbers that were drawn for a step that did not come: the next ones to use, by sequence
         self._unused: dict[int, float] = {}
+        #: the draws of the step that was staged: where they stand; its decodes; and the place of every other chunk's
+        self._drawn: tuple[np.ndarray, _Decodes | None, list[tuple[int, Chunk]]] | None = None
         self._padding_cell = max_seqs * max_blocks
         #: changed entries of the device's tables that are still to be sent: place in the flattened table, block
         self._growth: list[tuple[int, int]] = []
@@ -155,6 +157,7 @@ class StepBuffers:
         """Stages a step that only decodes, with rows of padding up to ``size``."""
         self.decode.wait()
         self._fill_decodes(chunks, self.decode.host, self._grow_now)
+        self._drawn = self.decode.host["uniforms"], self._decodes, []
         self._fill_rest(len(chunks), size)
         self.sampling_rows, self.special = self._decodes.rows, self._decodes.special
 
@@ -219,6 +222,7 @@ class StepBuffers:
     def fill_mixed(self, plan: StepPlan) -> tuple[int, int]:
         """Stages a step with prompt chunks; returns how many tokens it has, and how many of its chunks sample."""
         self.mixed.wait()
+        drawn: list[tuple[int, Chunk]] = []
         arrays, block_size = self.mixed.host, self._block_size
         index = token = len(plan.decodes)
         if plan.decodes:
@@ -249,10 +253,12 @@ class StepBuffers:
                     self.special.append((at, chunk))
                 elif not params.is_greedy:
                     arrays["uniforms"][at] = self._draw(chunk)
+                    drawn.append((at, chunk))
                 sampling.append(row)
             token = end
         arrays["logit_rows"][len(sampling) : 2] = 0
         self.sampling_rows = np.array(sampling, dtype=np.int64)
+        self._drawn = arrays["uniforms"], self._decodes if plan.decodes else None, drawn
         self.send_growth()
         return token, len(sampling)
 
@@ -271,11 +277,25 @@ class StepBuffers:
         """Sets entries of the flattened tables, on the device: ``at`` int64, ``blocks`` int32."""
         self.tables.view(-1).index_put_((at,), blocks)
 
+    def put_draws_back(self) -> None:
+        """After a step that could not be launched: the next one takes the same random numbers."""
+        if self._drawn is not None:
+            uniforms, decodes, others = self._drawn
+            mine = [(i, decodes.chunks[i]) for i in decodes.drawing.tolist()] if decodes is not None else []
+            for at, chunk in mine + others:
+                self._keep_draw(chunk, float(uniforms[at]))
+        self._drawn = None
+
+    def _keep_draw(self, chunk: Chunk, uniform: float) -> None:
+        if chunk.sequence.finish_reason is None:
+            self._unused[chunk.sequence.sequence] = uniform
+
     # -- after the launch ------------------------------------------------------------------------------------------
 
     def launched(self, plan: StepPlan) -> None:
         """Notes that the step is on its way: its tokens count as computed. Until then it can be staged again."""
         self._growth.clear()
+        self._drawn = None
         if plan.decodes:
             self._computed[self._decodes.rows] += 1
         for chunk in plan.prefills:
@@ -322,6 +342,7 @@ class StepBuffers:
         if (
             plan.prefills
             or plan.decodes != guess.chunks
+            or guess.chunks != self._decodes.chunks
             or any(table(sequence)[page : page + 1] != [block] for _, sequence, page, block in guess.grown)
         ):
             return False
@@ -337,4 +358,4 @@ class StepBuffers:
         if guess.chunks == self._decodes.chunks:
             uniforms = self.decode.host["uniforms"]
             for i in self._decodes.drawing.tolist():
-                self._unused[guess.chunks[i].sequence.sequence] = float(uniforms[i])
+                self._keep_draw(guess.chunks[i], float(uniforms[i]))

@@ -83,7 +83,7 @@ class DecodeGraphs:
             return
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self._pool):
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 logits = self._body(size)
         except RuntimeError as error:
             self.broken = str(error).split("\n")[0]

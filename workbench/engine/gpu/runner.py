@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,9 @@ from workbench.models.loading import LoadedModel
 log = logging.getLogger(__name__)
 
 
+#: While one engine captures a graph, no other may launch: what is launched meanwhile could spoil the capture.
+_CAPTURE = threading.RLock()
+
 #: A token and, if they were asked for, log probabilities by token.
 _Choice = tuple[int, dict[int, float] | None]
 
@@ -36,8 +40,12 @@ class _OnDevice:
     def __init__(self, runner: TritonRunner, count: int, special: dict[int, _Choice]) -> None:
         self._runner, self._count, self._special = runner, count, special
         self._rows = runner.buffers.sampling_rows
+        self._done: tuple[Sampled, int] | None = None
 
     def wait(self) -> tuple[Sampled, int]:
+        # The step after it may have been launched already, over these tokens' place in memory.
+        if self._done is not None:
+            return self._done
         if self._runner.copied is not None:
             self._runner.copied.synchronize()
         forwarded = time.perf_counter_ns()
@@ -46,9 +54,9 @@ class _OnDevice:
         for at, (token, values) in self._special.items():
             tokens[at], logprobs[at] = token, values
         self._runner.buffers.sampled(self._rows, tokens)
-        sampled = Sampled(tokens.tolist(), logprobs)
+        self._done = Sampled(tokens.tolist(), logprobs), forwarded
         self._runner.launch_guess(tokens)
-        return sampled, forwarded
+        return self._done
 
 
 class TritonRunner:
@@ -106,6 +114,17 @@ class TritonRunner:
                 self.buffers.launched(plan)
                 return _OnDevice(self, len(plan.decodes), {})
             self.buffers.withdraw(guess)
+        try:
+            with _CAPTURE:
+                count, special = self._launch(plan)
+        except BaseException:
+            self.buffers.put_draws_back()
+            raise
+        self.buffers.launched(plan)
+        return _OnDevice(self, count, special)
+
+    def _launch(self, plan: StepPlan) -> tuple[int, dict[int, _Choice]]:
+        """Stages and launches a step; returns how many of its chunks sample, and the choices that were made here."""
         if plan.prefills:
             tokens, count = self.buffers.fill_mixed(plan)
             self.buffers.mixed.upload()
@@ -118,8 +137,7 @@ class TritonRunner:
             logits = self.graphs.run(size)
         special = self._sample_special(logits)
         self._fetch(count)
-        self.buffers.launched(plan)
-        return _OnDevice(self, count, special)
+        return count, special
 
     def _fetch(self, count: int) -> None:
         """Enqueues the copy of the new tokens to the host."""
@@ -138,6 +156,7 @@ class TritonRunner:
         (a request was cancelled, say), the step is launched anew. Keys and values that the first launch stored lie in
         slots that nothing refers to yet, and they are the same that the second one stores.
         """
+        self._forget_guess()  # there is one if this is called again after an interruption
         if not self.overlaps or plan.prefills or self.buffers.special:
             return
         chunks: list[Chunk] = []
@@ -163,13 +182,14 @@ class TritonRunner:
         """Launches the step that was prepared, unless one of these new tokens ends its sequence."""
         if self._guess is None or (len(self._stops) and np.isin(tokens, self._stops).any()):
             return
-        self.buffers.stage_tokens()
         try:
-            self.buffers.decode.upload()
-            self.graphs.run(self._guess.size)
-            self._fetch(len(self._guess.chunks))
+            self.buffers.stage_tokens()
+            with _CAPTURE:
+                self.buffers.decode.upload()
+                self.graphs.run(self._guess.size)
+                self._fetch(len(self._guess.chunks))
             self._guess_launched = True
-        except RuntimeError as error:
+        except Exception as error:
             # The step that has just ended must not suffer: what is wrong will show when the next one is launched.
             log.warning("the next step could not be launched ahead: %s", str(error).split("\n")[0])
 
@@ -213,6 +233,11 @@ class TritonRunner:
         sampled = sample(logits[places], [chunk.sequence for _, chunk in special])
         return dict(zip(places, zip(sampled.token_ids, sampled.logprobs, strict=True), strict=True))
 
+    def _forget_guess(self) -> None:
+        guess, self._guess = self._guess, None
+        if guess is not None:
+            self.buffers.withdraw(guess)
+
     # -- life ------------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
@@ -221,12 +246,14 @@ class TritonRunner:
 
         With ``compile`` this takes a minute or two the first time.
         """
-        log.info("warming up: a step of %d tokens", self._max_tokens)
-        self.run_padding(self._max_tokens)
-        if self.graphs.broken is None:
-            self.buffers.fill_decode([], self.buffers.max_seqs)
-            self.buffers.decode.upload()
-            self.graphs.capture_all()
+        self._forget_guess()
+        with _CAPTURE:
+            log.info("warming up: a step of %d tokens", self._max_tokens)
+            self.run_padding(self._max_tokens)
+            if self.graphs.broken is None:
+                self.buffers.fill_decode([], self.buffers.max_seqs)
+                self.buffers.decode.upload()
+                self.graphs.capture_all()
 
     @torch.inference_mode()
     def run_padding(self, num_tokens: int) -> None:

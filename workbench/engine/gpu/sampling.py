@@ -55,7 +55,8 @@ def _pick_tokens(
         # The first chunk whose cumulative weight exceeds the target; rounding may not lead behind the last with weight.
         last = tl.max(tl.where(weights > 0.0, chunks, 0), 0)
         chosen = tl.minimum(tl.sum((cumulative <= target).to(tl.int32), 0), last)
-        rest = target - tl.sum(tl.where(chunks < chosen, weights, 0.0), 0)
+        # Not below 0, which rounding could make it: a token without a chance must not be taken.
+        rest = tl.maximum(target - tl.sum(tl.where(chunks < chosen, weights, 0.0), 0), 0.0)
 
         inside = tl.arange(0, CHUNK)
         token = chosen * CHUNK + inside
