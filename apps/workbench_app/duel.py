@@ -158,6 +158,8 @@ def _engine_config(memory: str, model: LoadedModel, settings: Settings) -> Engin
         max_model_len=settings.max_model_len,
         max_num_seqs=_MAX_RUNNING,
         max_num_batched_tokens=_TOKENS_PER_STEP,
+        # Capturing takes a moment for every batch size, in the middle of a run; a step here is small anyway.
+        cuda_graphs=False,
         seed=settings.seed,
     )
 

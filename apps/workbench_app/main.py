@@ -32,9 +32,11 @@ def _load(model: str) -> LoadedModel:
     import torch
 
     from workbench.models import load_model
+    from workbench.models.loading import BUNDLED
 
     torch.set_num_threads(step_threads())
-    return load_model(model)
+    # On a GPU, too: in half precision the two sides' batches would round differently, and their texts part sometimes.
+    return load_model(model, dtype="float32" if model == BUNDLED else "auto")
 
 
 def make_store(model: str | LoadedModel = "tiny", **options: Any) -> SessionStore:
