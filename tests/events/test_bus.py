@@ -253,3 +253,25 @@ def test_who_joins_while_something_is_held_back_gets_no_batch_twice() -> None:
     simulation.run(5)
     bus.catch_up()
     assert mine[0] == bus.page_map
+
+
+def test_an_interruption_in_a_deferred_subscriber_leaves_no_hole_for_the_others() -> None:
+    bus = EventBus()
+    steps: list[int] = []
+
+    def interrupted(batch: EventBatch) -> None:
+        if batch.step == 2:
+            raise KeyboardInterrupt
+
+    bus.subscribe(interrupted, deferred=True)
+    bus.subscribe(lambda batch: steps.append(batch.step), deferred=True)
+    for step in range(1, 5):
+        bus.begin_step(step)
+        bus.emit(ev.StepStarted(0, 0))
+        bus.flush(hold=True)
+        try:
+            bus.catch_up()
+        except KeyboardInterrupt:
+            assert step == 2
+    bus.flush()
+    assert steps[:4] == [1, 2, 3, 4]
