@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.engine.config import EngineConfig
-from workbench.engine.gpu.buffers import Guess, StepBuffers
+from workbench.engine.gpu.ahead import Guess, GuessingBuffers
 from workbench.engine.gpu.graphs import DecodeGraphs, graph_sizes
 from workbench.engine.gpu.sampling import pick_tokens
 from workbench.engine.launched import Launched
@@ -83,7 +83,9 @@ class TritonRunner:
         self._model, self._max_model_len = model, max_model_len
         self._max_tokens = config.max_num_batched_tokens
         self._state = StepState(model.layers, caches, max_seqs, kernels or Kernels())
-        self.buffers = StepBuffers(memory, max_seqs, self._max_tokens, -(-max_model_len // memory.block_size), device)
+        self.buffers = GuessingBuffers(
+            memory, max_seqs, self._max_tokens, -(-max_model_len // memory.block_size), device
+        )
         self._call: Callable[..., Any] | None = None
         if config.compile:
             self._call = torch.compile(model.model)
