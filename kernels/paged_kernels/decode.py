@@ -12,13 +12,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 
 from paged_kernels.decode_kernel import decode_kernel
-from paged_kernels.options import AttentionOptions, check_attention
+from paged_kernels.options import AttentionOptions, check_attention, kernel_constants, kernel_strides
 from paged_kernels.plan import ROW_WIDTH, multiprocessors, plan_decode
-from paged_kernels.scores import operand_dtype
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,8 @@ class DecodeConfig:
     least: int = 2
 
     @staticmethod
-    def choose(head_dim: int, cache_dtype: torch.dtype, query_dtype: torch.dtype) -> DecodeConfig:
-        """The configuration for a head size (of K or V, the larger) and dtypes."""
+    def choose(head_dim: int, query_dtype: torch.dtype) -> DecodeConfig:
+        """The configuration for a head size (of K or V, the larger) and the queries' dtype."""
         if query_dtype == torch.float32:
             return DecodeConfig(num_warps=4, num_stages=2)
         if head_dim > 128:
@@ -55,7 +53,7 @@ class DecodePlan:
 
     Args:
         max_seqs: most sequences in a batch.
-        config: default: what suits 16-bit caches.
+        config: default: what suits 16-bit queries.
     """
 
     def __init__(
@@ -68,7 +66,7 @@ class DecodePlan:
         config: DecodeConfig | None = None,
     ) -> None:
         device = torch.device(device)
-        self.config = config or DecodeConfig.choose(value_head_dim, torch.bfloat16, torch.bfloat16)
+        self.config = config or DecodeConfig.choose(value_head_dim, torch.bfloat16)
         self.num_heads, self.num_kv_heads, self.value_head_dim = num_heads, num_kv_heads, value_head_dim
         self._least_workers = math.ceil(self.config.least * multiprocessors(device) / num_kv_heads)
         self._most_workers = max(self._least_workers, 2 * self.config.least * multiprocessors(device) // num_kv_heads)
@@ -161,7 +159,7 @@ def paged_attention_decode(
     if num_seqs == 0:
         return out
     if plan is None:
-        config = DecodeConfig.choose(max(shape.head_dim, shape.value_head_dim), k_cache.dtype, q.dtype)
+        config = DecodeConfig.choose(max(shape.head_dim, shape.value_head_dim), q.dtype)
         plan = DecodePlan(num_seqs, shape.num_heads, shape.num_kv_heads, shape.value_head_dim, q.device, config)
         plan.update(context_lens, window)
     elif plan.rows.device != q.device:
@@ -178,9 +176,8 @@ def paged_attention_decode(
             f"{shape.value_head_dim}"
         )
     config = plan.config
-    group = shape.num_heads // shape.num_kv_heads
-    group_pad = triton.next_power_of_2(group)
-    dv_pad = max(16, triton.next_power_of_2(shape.value_head_dim))
+    constants = kernel_constants(q, shape, options, lse)
+    group_pad = constants["GROUP_PAD"]
     decode_kernel[(shape.num_kv_heads, plan.num_workers)](
         q,
         k_cache,
@@ -200,34 +197,14 @@ def paged_attention_decode(
         scale,
         softcap or 0.0,
         window or 0,
-        q.stride(0),
-        q.stride(1),
-        out.stride(0),
-        out.stride(1),
-        block_tables.stride(0),
-        *k_cache.stride()[:3],
-        *v_cache.stride()[:3],
+        *kernel_strides(q, k_cache, v_cache, block_tables, out),
         options.k_scale_step,
         options.v_scale_step,
         shape.num_kv_heads,
-        GROUP=group,
         M=max(16, group_pad),
-        D=shape.head_dim,
-        D_PAD=max(16, triton.next_power_of_2(shape.head_dim)),
-        DV=shape.value_head_dim,
-        DV_PAD=dv_pad,
-        BLOCK_SIZE=shape.block_size,
         TILE=config.tile,
-        HAS_WINDOW=window is not None,
-        HAS_SOFTCAP=softcap is not None,
-        HAS_ALIBI=alibi_slopes is not None,
-        HAS_SINKS=sinks is not None,
-        HAS_SCALES=k_scale is not None,
-        HAS_LSE=lse is not None,
-        PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
-        OPERAND=operand_dtype(q.dtype),
-        MERGE_ROWS=max(1, min(16, 8192 // (group_pad * dv_pad))),
-        GROUP_PAD=group_pad,
+        MERGE_ROWS=max(1, min(16, 8192 // (group_pad * constants["DV_PAD"]))),
+        **constants,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )

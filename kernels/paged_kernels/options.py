@@ -1,10 +1,11 @@
-"""What the attention kernels have in common: their options, and the checks of their arguments before a launch."""
+"""What the attention kernels have in common before a launch: options, checks, and arguments."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import triton
 from torch import Tensor
 
 from paged_kernels.checks import (
@@ -16,6 +17,7 @@ from paged_kernels.checks import (
     check_same_device,
     check_shape,
 )
+from paged_kernels.scores import operand_dtype
 
 HEAD_DIMS = (8, 16, 32, 64, 80, 96, 128, 192, 256)
 MAX_BLOCK_SIZE = 256
@@ -65,6 +67,38 @@ def unsupported(head_dim: int, value_head_dim: int, block_size: int, num_heads: 
     if num_heads // num_kv_heads > 128:
         return f"num_heads={num_heads}: at most 128 for every KV head, of which there are {num_kv_heads}"
     return None
+
+
+def padded(dim: int) -> int:
+    """A head size as the matrix products take it: a power of two, 16 or more."""
+    return max(16, triton.next_power_of_2(dim))
+
+
+def kernel_strides(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: Tensor, out: Tensor) -> tuple[int, ...]:
+    """The strides that decoding and prefill take, in their kernels' order."""
+    return (*q.stride()[:2], *out.stride()[:2], block_tables.stride(0), *k_cache.stride()[:3], *v_cache.stride()[:3])
+
+
+def kernel_constants(q: Tensor, shape: AttentionShape, options: AttentionOptions, lse: Tensor | None) -> dict[str, Any]:
+    """What decoding and prefill compile in, by the kernels' names."""
+    group = shape.num_heads // shape.num_kv_heads
+    return {
+        "GROUP": group,
+        "GROUP_PAD": triton.next_power_of_2(group),
+        "D": shape.head_dim,
+        "D_PAD": padded(shape.head_dim),
+        "DV": shape.value_head_dim,
+        "DV_PAD": padded(shape.value_head_dim),
+        "BLOCK_SIZE": shape.block_size,
+        "HAS_WINDOW": options.window is not None,
+        "HAS_SOFTCAP": options.softcap is not None,
+        "HAS_ALIBI": options.alibi_slopes is not None,
+        "HAS_SINKS": options.sinks is not None,
+        "HAS_SCALES": options.k_scale is not None,
+        "HAS_LSE": lse is not None,
+        "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32",
+        "OPERAND": operand_dtype(q.dtype),
+    }
 
 
 def check_attention(

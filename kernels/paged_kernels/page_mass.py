@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from paged_kernels.checks import check_contiguous, check_dtype, check_range, check_same_device, check_shape
-from paged_kernels.options import AttentionOptions, check_attention
+from paged_kernels.options import AttentionOptions, check_attention, padded
 from paged_kernels.scores import bias_scores, operand_dtype
 
 
@@ -158,7 +158,7 @@ def page_attention_mass(
         GROUP=group,
         M=max(16, triton.next_power_of_2(group)),
         D=shape.head_dim,
-        D_PAD=max(16, triton.next_power_of_2(shape.head_dim)),
+        D_PAD=padded(shape.head_dim),
         BLOCK_SIZE=shape.block_size,
         TILE=tile,
         HAS_WINDOW=window is not None,

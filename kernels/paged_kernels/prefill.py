@@ -14,10 +14,9 @@ import triton
 from torch import Tensor
 
 from paged_kernels.checks import check_contiguous, check_dtype, check_same_device
-from paged_kernels.options import AttentionOptions, check_attention
+from paged_kernels.options import AttentionOptions, check_attention, kernel_constants, kernel_strides
 from paged_kernels.plan import ROW_WIDTH, plan_prefill
 from paged_kernels.prefill_kernel import prefill_kernel
-from paged_kernels.scores import operand_dtype
 
 #: What CUDA allows in the second dimension of a grid.
 _MAX_PIECES = 65_535
@@ -141,7 +140,7 @@ def paged_attention_prefill(
             "are allowed: give the tokens in several calls"
         )
     config = plan.config
-    group_pad = triton.next_power_of_2(group)
+    constants = kernel_constants(q, shape, options, lse)
     prefill_kernel[(shape.num_kv_heads, plan.num_rows)](
         q,
         k_cache,
@@ -157,33 +156,13 @@ def paged_attention_prefill(
         scale,
         softcap or 0.0,
         window or 0,
-        q.stride(0),
-        q.stride(1),
-        out.stride(0),
-        out.stride(1),
-        block_tables.stride(0),
-        *k_cache.stride()[:3],
-        *v_cache.stride()[:3],
+        *kernel_strides(q, k_cache, v_cache, block_tables, out),
         options.k_scale_step,
         options.v_scale_step,
         shape.num_kv_heads,
-        GROUP=group,
-        GROUP_PAD=group_pad,
-        ROWS=max(config.rows, group_pad),
-        D=shape.head_dim,
-        D_PAD=max(16, triton.next_power_of_2(shape.head_dim)),
-        DV=shape.value_head_dim,
-        DV_PAD=max(16, triton.next_power_of_2(shape.value_head_dim)),
-        BLOCK_SIZE=shape.block_size,
+        ROWS=max(config.rows, constants["GROUP_PAD"]),
         TILE=config.tile,
-        HAS_WINDOW=window is not None,
-        HAS_SOFTCAP=softcap is not None,
-        HAS_ALIBI=alibi_slopes is not None,
-        HAS_SINKS=sinks is not None,
-        HAS_SCALES=k_scale is not None,
-        HAS_LSE=lse is not None,
-        PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
-        OPERAND=operand_dtype(q.dtype),
+        **constants,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )

@@ -215,9 +215,9 @@ class LLM:
             raise RuntimeError("this LLM is closed")
         if not self.has_unfinished and self._in_flight is None:
             return self._flush()
-        if self._in_flight is None:
-            self._begin_step()
         try:
+            if self._in_flight is None:
+                self._begin_step()
             if self._in_flight is not None:
                 self._end_step(self._in_flight)
         except BaseException:
@@ -232,25 +232,20 @@ class LLM:
         if self._bus is not None:
             self._bus.begin_step(self._step)
             self._bus.emit(StepStarted(len(self._scheduler.running), len(self._scheduler.waiting)))
-        try:
-            started = time.perf_counter_ns()
-            plan = self._scheduler.schedule(self._step)
-            self._runner.forget(plan.freed)
-            scheduled = time.perf_counter_ns()
-            if plan.decodes or plan.prefills:
-                launched = self._runner.launch(plan)
-                # From here on the step will be done: what does not need its tokens is noted while it runs.
-                self._in_flight = _InFlight(plan, launched, started, scheduled)
-                self._commit(plan)
-                return
-            if self.has_unfinished and not self._scheduler.running:
-                raise RuntimeError("the scheduler found nothing to run although requests wait: this is a bug")
-            if self._bus is not None:
-                self._report(plan, (started, scheduled, scheduled))
-        except BaseException:
-            if self._in_flight is None:
-                self._flush()
-            raise
+        started = time.perf_counter_ns()
+        plan = self._scheduler.schedule(self._step)
+        self._runner.forget(plan.freed)
+        scheduled = time.perf_counter_ns()
+        if plan.decodes or plan.prefills:
+            launched = self._runner.launch(plan)
+            # From here on the step will be done: what does not need its tokens is noted while it runs.
+            self._in_flight = _InFlight(plan, launched, started, scheduled)
+            self._commit(plan)
+            return
+        if self.has_unfinished and not self._scheduler.running:
+            raise RuntimeError("the scheduler found nothing to run although requests wait: this is a bug")
+        if self._bus is not None:
+            self._report(plan, (started, scheduled, scheduled))
 
     def _end_step(self, step: _InFlight) -> None:
         """Does what does not need the step's tokens, waits for them, and notes them."""

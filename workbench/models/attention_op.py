@@ -33,7 +33,7 @@ class Kernels:
 
     def decode_plan(self, layer: LayerGeometry, max_seqs: int, dtype: torch.dtype, device: torch.device) -> Any:
         """Work list and scratch memory for the decodes of one kind of layer."""
-        config = self._decode.DecodeConfig.choose(max(layer.head_dim, layer.value_head_dim), dtype, dtype)
+        config = self._decode.DecodeConfig.choose(max(layer.head_dim, layer.value_head_dim), dtype)
         return self._decode.DecodePlan(
             max_seqs, layer.num_heads, layer.num_kv_heads, layer.value_head_dim, device, config
         )

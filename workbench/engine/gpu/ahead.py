@@ -47,6 +47,7 @@ class GuessingBuffers(StepBuffers):
                 guess.grown.append((row, sequence, page, block))
 
         self._fill_decodes(chunks, self.decode.host, grow)
+        self._drawn = self.decode.host["uniforms"], self._decodes, []
         if (self._computed[self._decodes.rows] // self._block_size >= self._known[self._decodes.rows]).any():
             self.withdraw(guess)
             return None
@@ -77,7 +78,4 @@ class GuessingBuffers(StepBuffers):
             if self._rows.get(sequence) == row:
                 self._known[row] -= 1
         self._growth.clear()
-        if guess.chunks == self._decodes.chunks:
-            uniforms = self.decode.host["uniforms"]
-            for i in self._decodes.drawing.tolist():
-                self._keep_draw(guess.chunks[i], float(uniforms[i]))
+        self.put_draws_back()

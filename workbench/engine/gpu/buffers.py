@@ -264,17 +264,14 @@ class StepBuffers:
         self.tables.view(-1).index_put_((at,), blocks)
 
     def put_draws_back(self) -> None:
-        """After a step that could not be launched: the next one takes the same random numbers."""
+        """After a step that was staged and did not come: the next one takes the same random numbers."""
         if self._drawn is not None:
             uniforms, decodes, others = self._drawn
             mine = [(i, decodes.chunks[i]) for i in decodes.drawing.tolist()] if decodes is not None else []
             for at, chunk in mine + others:
-                self._keep_draw(chunk, float(uniforms[at]))
+                if chunk.sequence.finish_reason is None:
+                    self._unused[chunk.sequence.sequence] = float(uniforms[at])
         self._drawn = None
-
-    def _keep_draw(self, chunk: Chunk, uniform: float) -> None:
-        if chunk.sequence.finish_reason is None:
-            self._unused[chunk.sequence.sequence] = uniform
 
     # -- after the launch ------------------------------------------------------------------------------------------
 
