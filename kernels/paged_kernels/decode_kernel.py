@@ -5,32 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from paged_kernels.scores import bias_scores
-
-
-@triton.jit
-def _write_out(  # type: ignore[no-untyped-def]
-               acc, largest, total, row, heads, is_head, v_scale, sinks_ptr, out_ptr, lse_ptr, stride_os, stride_oh,
-               num_heads, DV: tl.constexpr, DV_PAD: tl.constexpr, HAS_SINKS: tl.constexpr,
-               HAS_LSE: tl.constexpr):  # fmt: skip
-    """Divides by the softmax's denominator, and stores. ``largest`` is in log2 units."""
-    if HAS_SINKS:
-        # A logit without a value: only the denominator gets it.
-        sink = tl.load(sinks_ptr + heads, mask=is_head, other=0.0).to(tl.float32) * 1.4426950408889634
-        new_largest = tl.maximum(largest, sink)
-        acc = acc * tl.exp2(largest - new_largest)[:, None]
-        total = total * tl.exp2(largest - new_largest) + tl.exp2(sink - new_largest)
-        largest = new_largest
-    if HAS_LSE:
-        lse = (largest + tl.log2(total)) * 0.6931471805599453
-        tl.store(lse_ptr + row * num_heads + heads, lse, mask=is_head)
-    out = acc * (v_scale / tl.where(total > 0.0, total, 1.0))[:, None]
-    dim = tl.arange(0, DV_PAD)
-    tl.store(
-        out_ptr + row.to(tl.int64) * stride_os + heads[:, None] * stride_oh + dim[None, :],
-        out.to(out_ptr.dtype.element_ty),
-        mask=is_head[:, None] & (dim < DV)[None, :],
-    )
+from paged_kernels.scores import bias_scores, write_out
 
 
 @triton.jit
@@ -66,7 +41,7 @@ def _merge(  # type: ignore[no-untyped-def]
         total = total * fade + tl.sum(sums * factor, 0)
         acc = acc * fade[:, None] + tl.sum(parts * factor[:, :, None], 0)
         largest = new_largest
-    _write_out(acc, largest, total, seq, heads, is_head, v_scale, sinks_ptr, out_ptr, lse_ptr, stride_os, stride_oh,
+    write_out(acc, largest, total, seq, heads, is_head, v_scale, sinks_ptr, out_ptr, lse_ptr, stride_os, stride_oh,
                num_heads, DV, DV_PAD, HAS_SINKS, HAS_LSE)  # fmt: skip
 
 
@@ -189,7 +164,7 @@ def decode_kernel(  # type: ignore[no-untyped-def]
             largest = new_largest
 
         if pieces == 1:
-            _write_out(acc, largest, total, seq, heads, is_head, v_scale, sinks_ptr, out_ptr, lse_ptr, stride_os,
+            write_out(acc, largest, total, seq, heads, is_head, v_scale, sinks_ptr, out_ptr, lse_ptr, stride_os,
                        stride_oh, num_heads, DV, DV_PAD, HAS_SINKS, HAS_LSE)  # fmt: skip
         else:
             # One piece of several: leave it for whoever is done last to merge.

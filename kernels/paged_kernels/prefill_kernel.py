@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from paged_kernels.scores import bias_scores
+from paged_kernels.scores import bias_scores, write_out
 
 
 @triton.jit
@@ -129,7 +129,7 @@ def prefill_kernel(  # type: ignore[no-untyped-def]
     heads = kv_head * GROUP + row % GROUP_PAD
     is_row = (query < num_queries) & (row % GROUP_PAD < GROUP)
     token = (first_token + query).to(tl.int64)
-    dim, value_dim = tl.arange(0, D_PAD), tl.arange(0, DV_PAD)
+    dim = tl.arange(0, D_PAD)
     q = tl.load(
         q_ptr + (token * stride_qs + heads * stride_qh)[:, None] + dim[None, :],
         mask=is_row[:, None] & (dim < D)[None, :],
@@ -170,18 +170,5 @@ def prefill_kernel(  # type: ignore[no-untyped-def]
         window, stride_kb, stride_ks, stride_vb, stride_vs, D, D_PAD, DV, DV_PAD, BLOCK_SIZE, TILE, True, HAS_WINDOW,
         HAS_SOFTCAP, HAS_ALIBI, PRECISION, OPERAND)  # fmt: skip
 
-    if HAS_SINKS:
-        sink = tl.load(sinks_ptr + heads, mask=is_row, other=0.0).to(tl.float32) * 1.4426950408889634
-        new_largest = tl.maximum(largest, sink)
-        acc = acc * tl.exp2(largest - new_largest)[:, None]
-        total = total * tl.exp2(largest - new_largest) + tl.exp2(sink - new_largest)
-        largest = new_largest
-    if HAS_LSE:
-        lse = (largest + tl.log2(total)) * 0.6931471805599453
-        tl.store(lse_ptr + token * num_heads + heads, lse, mask=is_row)
-    out = acc * (v_scale / tl.where(total > 0.0, total, 1.0))[:, None]
-    tl.store(
-        out_ptr + (token * stride_os + heads * stride_oh)[:, None] + value_dim[None, :],
-        out.to(out_ptr.dtype.element_ty),
-        mask=is_row[:, None] & (value_dim < DV)[None, :],
-    )
+    write_out(acc, largest, total, token, heads, is_row, v_scale, sinks_ptr, out_ptr, lse_ptr, stride_os, stride_oh,
+              num_heads, DV, DV_PAD, HAS_SINKS, HAS_LSE)  # fmt: skip

@@ -1,4 +1,4 @@
-"""What every attention kernel here does to a tile of scores before the softmax.
+"""What the attention kernels do to a tile of scores before the softmax, and to what they have summed up after it.
 
 Scores are kept in powers of two: multiplied with log2(e), so that the softmax is `exp2`, which the hardware has.
 """
@@ -45,6 +45,36 @@ def bias_scores(  # type: ignore[no-untyped-def]
             products += slopes[:, None] * (key_positions[None, :] - query_positions[:, None]).to(tl.float32)
         factor = 1.4426950408889634
     return products, factor
+
+
+@triton.jit
+def write_out(  # type: ignore[no-untyped-def]
+    acc, largest, total, rows, heads, is_row, v_scale, sinks_ptr, out_ptr, lse_ptr, stride_os, stride_oh, num_heads,
+    DV: tl.constexpr, DV_PAD: tl.constexpr, HAS_SINKS: tl.constexpr, HAS_LSE: tl.constexpr,
+):  # fmt: skip
+    """Divides by the softmax's denominator, and stores.
+
+    Args:
+        acc: ``[M, DV_PAD]``, summed values; largest, total: ``[M]``, the running softmax, in log2 units.
+        rows: rows of ``out``, ``[M]`` or one for all; heads: ``[M]``; is_row: ``[M]``, whether there is such a row.
+    """
+    if HAS_SINKS:
+        # A logit without a value: only the denominator gets it.
+        sink = tl.load(sinks_ptr + heads, mask=is_row, other=0.0).to(tl.float32) * 1.4426950408889634
+        new_largest = tl.maximum(largest, sink)
+        acc = acc * tl.exp2(largest - new_largest)[:, None]
+        total = total * tl.exp2(largest - new_largest) + tl.exp2(sink - new_largest)
+        largest = new_largest
+    if HAS_LSE:
+        lse = (largest + tl.log2(total)) * 0.6931471805599453
+        tl.store(lse_ptr + rows * num_heads + heads, lse, mask=is_row)
+    out = acc * (v_scale / tl.where(total > 0.0, total, 1.0))[:, None]
+    dim = tl.arange(0, DV_PAD)
+    tl.store(
+        out_ptr + (rows.to(tl.int64) * stride_os + heads * stride_oh)[:, None] + dim[None, :],
+        out.to(out_ptr.dtype.element_ty),
+        mask=is_row[:, None] & (dim < DV)[None, :],
+    )
 
 
 def operand_dtype(dtype: torch.dtype) -> tl.dtype:
