@@ -120,6 +120,12 @@ def check_positive(name: str, value: int) -> None:
         raise ValueError(f"{name}: {value} given; expected at least 1")
 
 
+def check_not_negative(name: str, value: int) -> None:
+    """Raises ValueError if ``value`` is below 0."""
+    if value < 0:
+        raise ValueError(f"{name}: {value} given; expected at least 0")
+
+
 def check_range(name: str, value: float, low: float, high: float) -> None:
     """Raises ValueError unless ``low <= value <= high``; NaN is in no range."""
     if not low <= value <= high:

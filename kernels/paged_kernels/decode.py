@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from paged_kernels.checks import check_not_negative
 from paged_kernels.decode_kernel import decode_kernel
 from paged_kernels.options import AttentionOptions, check_attention, kernel_constants, kernel_strides
 from paged_kernels.plan import ROW_WIDTH, multiprocessors, plan_decode
@@ -81,7 +82,7 @@ class DecodePlan:
         self.counters = torch.zeros(max_seqs, num_kv_heads, dtype=torch.int32, device=device)
         self.num_seqs = 0
 
-    def update(self, context_lens: Tensor, window: int | None = None) -> DecodePlan:
+    def update(self, context_lens: Tensor, window: int | None = None, behind: int = 0) -> DecodePlan:
         """Plans for these lengths, int32 ``[num_seqs]`` on the device; on the device, without waiting for it."""
         self.num_seqs = context_lens.shape[0]
         if self.num_seqs > self.max_seqs:
@@ -95,7 +96,7 @@ class DecodePlan:
             self.config.tile,
             self.config.share // self.config.tile,
             self._least_workers,
-            window,
+            None if window is None else max(1, window - behind),
         )
         return self
 
@@ -119,6 +120,7 @@ def paged_attention_decode(
     alibi_slopes: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    behind: int = 0,
     plan: DecodePlan | None = None,
     out: Tensor | None = None,
     lse: Tensor | None = None,
@@ -139,7 +141,10 @@ def paged_attention_decode(
         sinks: ``[num_heads]``, a logit per head that takes part in the softmax and has no value.
         alibi_slopes: float32 ``[num_heads]``; scores get ``slope * (key position - query position)``.
         k_scale: float32 ``[1]`` or ``[num_kv_heads]``, what a stored value of 1 stands for; ``v_scale`` alike.
-        plan: made by `DecodePlan.update` for the same lengths and window; made anew if missing.
+        behind: how much further behind the given keys the queries of all sequences are: 0 if the last key is the
+            query's own; for a part of a context that ends before key ``b`` of ``n``, ``n - b``. Windows and ALiBi count
+            it. The results for all parts are merged by `paged_kernels.merge.merge_partial`.
+        plan: made by `DecodePlan.update` for the same lengths, window and ``behind``; made anew if missing.
         out: ``[num_seqs, num_heads, value_head_dim]``, written; allocated if missing.
         lse: float32 ``[num_seqs, num_heads]``, written: the log-sum-exp of the scores, sinks included.
 
@@ -151,6 +156,7 @@ def paged_attention_decode(
     """
     options = AttentionOptions(scale, window, softcap, sinks, alibi_slopes, k_scale, v_scale)
     shape = check_attention(q, k_cache, v_cache, block_tables, context_lens, options, out, lse)
+    check_not_negative("behind", behind)
     num_seqs = q.shape[0]
     if context_lens.shape[0] != num_seqs:
         raise ValueError(f"q: {num_seqs} rows given; expected one per sequence, {context_lens.shape[0]}")
@@ -158,10 +164,17 @@ def paged_attention_decode(
         out = torch.empty(num_seqs, shape.num_heads, shape.value_head_dim, dtype=q.dtype, device=q.device)
     if num_seqs == 0:
         return out
+    if behind:
+        if window is not None and window <= behind:
+            return _attend_to_nothing(out, lse, sinks)
+        options = options._replace(window=None if window is None else window - behind)
+        if alibi_slopes is not None and sinks is not None:
+            # To be further behind takes the same from all scores of a head: softmax sees it only against the sink.
+            options = options._replace(sinks=sinks.float() + alibi_slopes * behind)
     if plan is None:
         config = DecodeConfig.choose(max(shape.head_dim, shape.value_head_dim), q.dtype)
         plan = DecodePlan(num_seqs, shape.num_heads, shape.num_kv_heads, shape.value_head_dim, q.device, config)
-        plan.update(context_lens, window)
+        plan.update(context_lens, window, behind)
     elif plan.rows.device != q.device:
         raise ValueError(f"plan: on {plan.rows.device}; expected {q.device}, where q is")
     elif (plan.num_heads, plan.num_kv_heads, plan.value_head_dim, plan.num_seqs) != (
@@ -190,13 +203,13 @@ def paged_attention_decode(
         plan.partial,
         plan.partial_stats,
         plan.counters,
-        sinks,
+        options.sinks,
         alibi_slopes,
         k_scale,
         v_scale,
         scale,
         softcap or 0.0,
-        window or 0,
+        options.window or 0,
         *kernel_strides(q, k_cache, v_cache, block_tables, out),
         options.k_scale_step,
         options.v_scale_step,
@@ -208,4 +221,13 @@ def paged_attention_decode(
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
+    if behind and alibi_slopes is not None and lse is not None:
+        lse -= alibi_slopes * behind
     return out
+
+
+def _attend_to_nothing(out: Tensor, lse: Tensor | None, sinks: Tensor | None) -> Tensor:
+    """What a query gets that sees no key."""
+    if lse is not None:
+        lse.copy_(torch.full_like(lse, -torch.inf) if sinks is None else sinks.expand_as(lse))
+    return out.zero_()

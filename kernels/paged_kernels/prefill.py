@@ -13,7 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
-from paged_kernels.checks import check_contiguous, check_dtype, check_same_device
+from paged_kernels.checks import check_contiguous, check_dtype, check_not_negative, check_same_device
 from paged_kernels.options import AttentionOptions, check_attention, kernel_constants, kernel_strides
 from paged_kernels.plan import ROW_WIDTH, plan_prefill
 from paged_kernels.prefill_kernel import prefill_kernel
@@ -92,18 +92,26 @@ def paged_attention_prefill(
     alibi_slopes: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    behind: int = 0,
     plan: PrefillPlan | None = None,
     out: Tensor | None = None,
     lse: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of new tokens over their sequences' pages, of which they are the last (chunked prefill).
 
+    With ``behind`` the pages are an earlier part of the context, and the results for all parts are merged by
+    `paged_kernels.merge.merge_partial`. Query ``i`` of a sequence's ``T`` has the position ``context_len - T + i +
+    behind``, counted from the part's first key. For a part that ends before key ``b`` of a context of ``n`` keys (new
+    tokens included), ``behind`` is ``n - b``; with ``behind >= T`` every query sees the whole part.
+
     Args:
         q: ``[num_tokens, num_heads, head_dim]``, packed one sequence after another; the last dimension contiguous.
         block_tables: int32 ``[num_seqs, max_blocks]``.
-        context_lens: int32 ``[num_seqs]``, keys of every sequence, its new tokens included.
+        context_lens: int32 ``[num_seqs]``, keys of every sequence, its new tokens included; with ``behind``, keys of
+            the part. A query that sees no key gets zeros (its log-sum-exp is minus infinity, or the sink).
         query_start: int32 ``[num_seqs + 1]``: sequence ``i`` has the tokens from ``query_start[i]`` to, not including,
-            ``query_start[i + 1]``; at most ``context_lens[i]`` of them.
+            ``query_start[i + 1]``; at most ``context_lens[i]`` of them, or any number with ``behind``.
+        behind: how much further behind the given keys the queries of all sequences are.
         plan: made by `PrefillPlan.update` for the same lengths; made anew if missing.
         out: ``[num_tokens, num_heads, value_head_dim]``, written; allocated if missing.
         lse: float32 ``[num_tokens, num_heads]``, written: the log-sum-exp of the scores, sinks included.
@@ -118,6 +126,7 @@ def paged_attention_prefill(
     check_dtype("query_start", query_start, (torch.int32,))
     check_contiguous("query_start", query_start)
     check_same_device(q=q, query_start=query_start)
+    check_not_negative("behind", behind)
     num_seqs = context_lens.shape[0]
     if query_start.shape != (num_seqs + 1,):
         raise ValueError(f"query_start: shape {tuple(query_start.shape)} given; expected [{num_seqs + 1}]")
@@ -160,8 +169,10 @@ def paged_attention_prefill(
         options.k_scale_step,
         options.v_scale_step,
         shape.num_kv_heads,
+        behind,
         ROWS=max(config.rows, constants["GROUP_PAD"]),
         TILE=config.tile,
+        HAS_BEHIND=behind > 0,
         **constants,
         num_warps=config.num_warps,
         num_stages=config.num_stages,

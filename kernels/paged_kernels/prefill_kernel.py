@@ -64,7 +64,7 @@ def _attend(  # type: ignore[no-untyped-def]
     return acc, total, largest
 
 
-@triton.jit(do_not_specialize=["window"], do_not_specialize_on_alignment=["tables_ptr", "rows_ptr"])
+@triton.jit(do_not_specialize=["window", "behind"], do_not_specialize_on_alignment=["tables_ptr", "rows_ptr"])
 def prefill_kernel(  # type: ignore[no-untyped-def]
     q_ptr,
     k_ptr,
@@ -94,6 +94,7 @@ def prefill_kernel(  # type: ignore[no-untyped-def]
     k_scale_step,
     v_scale_step,
     num_kv_heads,
+    behind,
     GROUP: tl.constexpr,
     GROUP_PAD: tl.constexpr,
     ROWS: tl.constexpr,
@@ -109,6 +110,7 @@ def prefill_kernel(  # type: ignore[no-untyped-def]
     HAS_SINKS: tl.constexpr,
     HAS_SCALES: tl.constexpr,
     HAS_LSE: tl.constexpr,
+    HAS_BEHIND: tl.constexpr,
     PRECISION: tl.constexpr,
     OPERAND: tl.constexpr,
 ):
@@ -144,12 +146,18 @@ def prefill_kernel(  # type: ignore[no-untyped-def]
         slopes = tl.load(slopes_ptr + heads, mask=is_row, other=0.0)
 
     before = length - num_queries
+    if HAS_BEHIND:
+        before += behind
     positions = before + query
     end = tl.minimum(length, before + first_query + QUERIES)
     begin = 0
     lowest = 0
     # Keys up to the first query's own are seen by every row.
     masked_from = (before + first_query + 1) // TILE * TILE
+    if HAS_BEHIND:
+        # The keys may end before the first query, or begin behind the last one.
+        end = tl.maximum(end, 0)
+        masked_from = tl.maximum(tl.minimum(before + first_query + 1, length), 0) // TILE * TILE
     if HAS_WINDOW:
         lowest = tl.maximum(before + first_query - window + 1, 0)
         begin = lowest // TILE * TILE

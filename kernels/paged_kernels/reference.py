@@ -32,23 +32,29 @@ def attend_one(
     alibi_slopes: Tensor | None = None,
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
+    num_keys: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attention of the query at ``position``, ``[num_heads, head_dim]``, over itself and what comes before it.
 
+    Args:
+        num_keys: there are so many keys; default: as many as the query could see. None of them seen gives zeros, and a
+            log-sum-exp of minus infinity, or the sink.
+
     Returns:
         The output ``[num_heads, value_head_dim]``, the log-sum-exp ``[num_heads]``, and the weights
-        ``[num_heads, position + 1]`` (zeros outside the window), float64.
+        ``[num_heads, keys up to the last one seen]`` (zeros outside the window), float64.
     """
-    low = 0 if window is None else max(0, position + 1 - window)
-    k = _visible(k_cache, table, low, position + 1, k_scale)
-    v = _visible(v_cache, table, low, position + 1, v_scale)
+    high = max(0, position + 1 if num_keys is None else min(position + 1, num_keys))
+    low = 0 if window is None else min(max(0, position + 1 - window), high)
+    k = _visible(k_cache, table, low, high, k_scale)
+    v = _visible(v_cache, table, low, high, v_scale)
     group = q.shape[0] // k.shape[1]
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     scores = torch.einsum("hd,nhd->hn", q.double(), k) * scale
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if alibi_slopes is not None:
-        distance = torch.arange(low, position + 1, device=q.device) - position
+        distance = torch.arange(low, high, device=q.device) - position
         scores = scores + alibi_slopes.double()[:, None] * distance
     logits = scores if sinks is None else torch.cat([scores, sinks.double()[:, None]], dim=1)
     lse = logits.logsumexp(dim=1)
@@ -58,17 +64,28 @@ def attend_one(
 
 
 def paged_attention_decode(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: Tensor, context_lens: Tensor, **options: object
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    *,
+    behind: int = 0,
+    **options: object,
 ) -> tuple[Tensor, Tensor]:
     """What `paged_kernels.decode.paged_attention_decode` computes, and its log-sum-exp; float64."""
     out = torch.zeros(*q.shape[:2], v_cache.shape[-1], dtype=torch.float64, device=q.device)
     lse = torch.full(q.shape[:2], -torch.inf, dtype=torch.float64, device=q.device)
-    sinks = options.get("sinks")
     for seq, length in enumerate(context_lens.tolist()):
-        if length:
-            out[seq], lse[seq], _ = attend_one(q[seq], k_cache, v_cache, block_tables[seq], length - 1, **options)  # type: ignore[arg-type]
-        elif isinstance(sinks, Tensor):
-            lse[seq] = sinks.double()
+        out[seq], lse[seq], _ = attend_one(
+            q[seq],
+            k_cache,
+            v_cache,
+            block_tables[seq],
+            length - 1 + behind,
+            num_keys=length,
+            **options,  # type: ignore[arg-type]
+        )
     return out, lse
 
 
@@ -79,6 +96,8 @@ def paged_attention_prefill(
     block_tables: Tensor,
     context_lens: Tensor,
     query_start: Tensor,
+    *,
+    behind: int = 0,
     **options: object,
 ) -> tuple[Tensor, Tensor]:
     """What `paged_kernels.prefill.paged_attention_prefill` computes, and its log-sum-exp; float64."""
@@ -87,13 +106,14 @@ def paged_attention_prefill(
     starts = query_start.tolist()
     for seq, length in enumerate(context_lens.tolist()):
         for token in range(starts[seq], starts[seq + 1]):
-            position = length - (starts[seq + 1] - token)
+            position = length - (starts[seq + 1] - token) + behind
             out[token], lse[token], _ = attend_one(
                 q[token],
                 k_cache,
                 v_cache,
                 block_tables[seq],
                 position,
+                num_keys=length,
                 **options,  # type: ignore[arg-type]
             )
     return out, lse
