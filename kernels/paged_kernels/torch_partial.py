@@ -58,10 +58,11 @@ def partial_attention(
         ValueError, TypeError: naming the argument.
     """
     num_heads, num_kv_heads = _check_partial(q, k, v, sinks, first_position, key_positions, window)
-    num_queries, num_keys = q.shape[0], k.shape[0]
+    num_queries, num_keys, head_dim = q.shape[0], k.shape[0], q.shape[2]
     group = num_heads // num_kv_heads
     # The query heads of one KV head are rows beside each other: GQA without repeating keys and values.
-    rows = q.float().view(num_queries, num_kv_heads, group, -1).transpose(0, 1).reshape(num_kv_heads, -1, q.shape[2])
+    rows = q.float().reshape(num_queries, num_kv_heads, group, head_dim).transpose(0, 1)
+    rows = rows.reshape(num_kv_heads, num_queries * group, head_dim)
     scores = torch.bmm(rows, k.float().permute(1, 2, 0)).mul_(scale)
     if softcap is not None:
         scores = scores.div_(softcap).tanh_().mul_(softcap)
@@ -70,12 +71,13 @@ def partial_attention(
         scores.view(num_kv_heads, num_queries, group, num_keys).masked_fill_(hidden[:, None], -torch.inf)
     lse = scores.logsumexp(dim=-1)
     if sinks is not None:
-        per_row = sinks.float().view(num_kv_heads, 1, group).expand(-1, num_queries, -1).reshape(num_kv_heads, -1)
-        lse = torch.logaddexp(lse, per_row)
+        per_row = sinks.float().view(num_kv_heads, 1, group).expand(-1, num_queries, -1)
+        lse = torch.logaddexp(lse, per_row.reshape(lse.shape))
     # Where nothing is seen, minus infinity less minus infinity would be NaN.
     weights = scores.sub_(lse.masked_fill(lse == -torch.inf, 0.0)[..., None]).exp_()
     out = torch.bmm(weights, v.float().transpose(0, 1))
-    out = out.view(num_kv_heads, num_queries, group, -1).transpose(0, 1).reshape(num_queries, num_heads, -1)
+    out = out.view(num_kv_heads, num_queries, group, v.shape[2]).transpose(0, 1)
+    out = out.reshape(num_queries, num_heads, v.shape[2])
     return out.to(q.dtype), lse.view(num_kv_heads, num_queries, group).transpose(0, 1).reshape(num_queries, num_heads)
 
 
@@ -196,7 +198,7 @@ def page_attention_mass_torch(
     # Entries past the end may hold anything, but only the sums below leave them out.
     is_page = visible.view(num_seqs, used, block_size).any(dim=2)
     keys = k_cache[block_tables[:, :used].long().where(is_page, 0)].flatten(1, 2).float()
-    queries = q.float().view(num_seqs, num_kv_heads, -1, q.shape[2])
+    queries = q.float().reshape(num_seqs, num_kv_heads, num_heads // num_kv_heads, q.shape[2])
     scores = torch.matmul(queries, keys.permute(0, 2, 3, 1)) * scale
     if k_scale is not None:
         scores *= k_scale.view(-1, 1, 1)

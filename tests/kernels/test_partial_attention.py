@@ -226,6 +226,19 @@ def test_page_mass_in_torch_matches_reference(
     torch.testing.assert_close(mass.double(), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_no_queries_and_no_keys(device: str) -> None:
+    q, k = torch.randn(3, 4, 16, device=device), torch.randn(5, 2, 8, device=device)
+    sinks = torch.randn(4, device=device)
+    out, lse = partial_attention(q[:0, :, :8], k, k[..., :4], scale=1.0, first_position=3, sinks=sinks)
+    assert (out.shape, lse.shape) == ((0, 4, 4), (0, 4))
+    out, lse = partial_attention(q[..., ::2], k[:0], k[:0], scale=1.0)
+    assert not out.any()
+    assert (lse == -math.inf).all()
+    out, lse = partial_attention(q[..., :8], k, k, scale=1.0, sinks=sinks, first_position=-3)
+    assert not out.any()
+    assert torch.equal(lse, sinks.expand(3, 4))
+
+
 def test_bad_arguments_are_named(device: str) -> None:
     q, k = torch.randn(5, 4, 16, device=device), torch.randn(9, 2, 16, device=device)
     calls: list[tuple[dict[str, Any], str]] = [
