@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from tests.models.architectures import NO_SPECIAL, SHAPE
 from workbench.engine import LLM
 from workbench.events import PageMap
+from workbench.memory import MemoryTables
 from workbench.models import LoadedModel, load_model, prepare_model
 
 # With as many threads as cores, another busy process makes every step ten times slower (docs/benchmarks.md).
@@ -53,7 +54,7 @@ def assert_page_map_matches(llm: LLM, page_map: PageMap | None = None) -> None:
     assert state.last is not None
     assert state.waste() == state.last.waste == llm.memory.waste(llm._scheduler.head_waits_for_memory)
     waste = state.waste()
-    total = waste.token_states + waste.reserved + waste.external + waste.free
+    total = waste.token_states + waste.reserved + waste.external + waste.free + waste.cached
     assert total == state.num_slots
     assert min(waste.token_states, waste.reserved, waste.external, waste.free) >= 0
     assert [s.request for s in llm._scheduler.running] == state.running
@@ -66,13 +67,27 @@ def assert_page_map_matches(llm: LLM, page_map: PageMap | None = None) -> None:
         spans = sorted((start, start + size) for start, size, _ in regions.values())
         assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(spans))
         return
-    assert {s: q.block_table for s, q in state.sequences.items()} == books.block_tables
-    assert [page.ref_count for page in state.pages] == books.ref_counts
-    free = {block for block, page in enumerate(state.pages) if page.ref_count == 0}
-    assert free == set(books.free_blocks)
-    assert len(books.free_blocks) == len(free), "a block is on the free list twice"
-    references = [0] * len(state.pages)
-    for table in books.block_tables.values():
-        for block in table:
-            references[block] += 1
-    assert references == books.ref_counts
+    assert_books_match(state, books)
+
+
+def assert_books_match(state: PageMap, books: MemoryTables) -> None:
+    """Tables, reference counts and free lists of both tiers, and conservation."""
+    told = {s: [(t.blocks, t.host) for t in q.tables] for s, q in state.sequences.items()}
+    assert told == {s: tables for s, tables in books.block_tables.items() if any(b or h for b, h in tables)}
+    for tier, pages, counts, free in (
+        ("device", state.pages, books.ref_counts, books.free_blocks),
+        ("host", state.host_pages, books.host_ref_counts, books.free_host_blocks),
+    ):
+        assert [page.ref_count for page in pages] == counts, tier
+        assert {b for b, page in enumerate(pages) if page.ref_count == 0 and not page.is_cached} == set(free), tier
+        assert len(set(free)) == len(free), f"a {tier} block is on the free list twice"
+        references = [0] * len(pages)
+        for tables in books.block_tables.values():
+            for blocks, host in tables:
+                for block in (b for b in blocks if b >= 0) if tier == "device" else host.values():
+                    references[block] += 1
+        assert references == counts, tier
+    cached = {b for b, page in enumerate(state.pages) if page.is_cached}
+    assert cached == set(books.cached_blocks)
+    allocated = sum(count > 0 for count in books.ref_counts)
+    assert len(books.free_blocks) + len(books.cached_blocks) + allocated == len(state.pages)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from workbench.engine.mover import Mover
 from workbench.engine.plan import StepPlan
 from workbench.engine.sampler import Sampled
+from workbench.events.types import AnyEvent
 
 
 class Launched(Protocol):
@@ -32,9 +34,13 @@ class Runner(Protocol):
 
     Attributes:
         overlaps: whether the device goes on working while the host does something else.
+        mover: carries out moves of pages; `launch` has it do so first.
     """
 
     overlaps: bool
+
+    @property
+    def mover(self) -> Mover: ...
 
     def forget(self, sequences: list[int]) -> None:
         """The memory of these sequences was taken back."""
@@ -44,6 +50,9 @@ class Runner(Protocol):
 
         Should it raise, nothing counts as done, and the step may be launched again.
         """
+
+    def take_readings(self) -> list[AnyEvent]:
+        """What was noted while pages were read, in the step whose tokens came last, as events to be sent."""
 
     def prepare(self, plan: StepPlan) -> None:
         """Gets ready for the step after ``plan``, which was launched; nobody waits to be let in."""

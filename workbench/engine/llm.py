@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import cast
 
+from torch import Tensor
+
+from workbench.engine.accounts import Accounts
 from workbench.engine.assembly import assemble
-from workbench.engine.config import ConfigError, EngineConfig
+from workbench.engine.beams import BeamSearch
+from workbench.engine.config import ConfigError, EngineConfig, check, is_int
 from workbench.engine.launched import Launched
 from workbench.engine.outputs import RequestOutput, output_of
 from workbench.engine.plan import StepPlan
 from workbench.engine.prompts import Prompt, encode_prompt
+from workbench.engine.request import Request
 from workbench.engine.sampler import Sampled
 from workbench.engine.sampling_params import SamplingParams
 from workbench.engine.scheduler import Scheduler
@@ -25,13 +29,17 @@ from workbench.events.types import (
     AnyEvent,
     EventBatch,
     FinishReason,
+    OutputsChosen,
+    OutputState,
+    PageMassSampled,
     RequestQueued,
     RunFinished,
     StepFinished,
     StepStarted,
     TokenGenerated,
 )
-from workbench.memory import MemoryManager
+from workbench.memory import MemoryManager, SharingError
+from workbench.memory.block_table import MoveKind
 from workbench.models.loading import LoadedModel, load_model
 
 
@@ -73,7 +81,10 @@ class LLM:
         self.max_model_len, self.attention = parts.max_model_len, parts.attention
         self._memory, self._runner = parts.memory, parts.runner
         self._scheduler = Scheduler(self.config, self._memory, self._bus)
-        self._sequences: dict[int, Sequence] = {}
+        self._accounts = Accounts(self._scheduler)
+        if self.config.preemption == "adaptive":
+            self._accounts.measure_transfers(self._runner.mover)
+        self._requests: dict[int, Request] = {}
         self._errors: dict[int, str] = {}
         self._step = 0
         self._closed = False
@@ -126,7 +137,7 @@ class LLM:
         Raises:
             KeyError: there is no such request.
         """
-        return output_of(self._sequences[request], self._errors.get(request))
+        return output_of(self._requests[request], self._errors.get(request))
 
     # -- requests --------------------------------------------------------------------------------------------------
 
@@ -136,36 +147,118 @@ class LLM:
         A request that could never fit into the pool is rejected: its output says why, with the arithmetic.
 
         Raises:
-            ConfigError: the prompt is empty, has unknown tokens, or leaves no room below ``max_model_len``.
+            ConfigError: the prompt is empty, has unknown tokens, or leaves no room below ``max_model_len``; or more
+                sequences are asked for than may run at once.
+            SharingError: more than one sequence is asked for, and contiguous memory can't share.
         """
         params = params or SamplingParams()
         return self._queue(*self._encode(prompt, params), params)
 
     def _queue(self, token_ids: list[int], text: str, params: SamplingParams) -> int:
         """Queues what `encode_prompt` has checked."""
-        request = len(self._sequences)
-        seed = params.seed if params.seed is not None else self.config.seed * 1_000_003 + request
-        sequence = Sequence(
-            request=request,
-            sequence=request,
+        number = len(self._requests)
+        branching = self._scheduler.branching
+        max_tokens = min(params.max_tokens, self.max_model_len - len(token_ids))
+        samples = [
+            Sequence(
+                request=number,
+                sequence=branching.number(),
+                params=params,
+                token_ids=list(token_ids),
+                num_prompt_tokens=len(token_ids),
+                max_tokens=max_tokens,
+                random=branching.generator(params.seed, number, sample),
+                text=TextStream(self.model.tokenizer, tuple(params.stop or ())),
+            )
+            for sample in range(1 if params.beam_width else params.n)
+        ]
+        request = Request(
+            request=number,
             prompt=text,
             params=params,
-            token_ids=token_ids,
-            num_prompt_tokens=len(token_ids),
-            max_tokens=min(params.max_tokens, self.max_model_len - len(token_ids)),
-            random=random.Random(seed),
-            text=TextStream(self.model.tokenizer, tuple(params.stop or ())),
+            prompt_ids=list(token_ids),
+            max_tokens=max_tokens,
             queued_step=self._step + 1,
+            sequences=samples,
+            live=samples[:1],
+            pending=samples[1:],
+            beams=self._new_search(params, max_tokens),
         )
-        self._sequences[request] = sequence
+        self._requests[number] = request
         if self._bus is not None:
-            self._bus.emit(RequestQueued(request, request, text, len(token_ids), sequence.max_tokens))
-        error = self._scheduler.add(sequence)
+            is_search = request.beams is not None
+            self._bus.emit(
+                RequestQueued(number, samples[0].sequence, text, len(token_ids), max_tokens, request.width, is_search)
+            )
+        error = self._scheduler.add(request)
         if error is not None:
-            self._errors[request] = error
-        return request
+            self._errors[number] = error
+        return number
+
+    def _new_search(self, params: SamplingParams, max_tokens: int) -> BeamSearch | None:
+        if not params.beam_width:
+            return None
+        stops = set(params.stop_token_ids or ())
+        if not params.ignore_eos:
+            stops |= self.model.eos_token_ids
+        return BeamSearch(
+            params.beam_width,
+            max_tokens,
+            frozenset(stops),
+            length_penalty=params.length_penalty,
+            early_stopping=params.early_stopping,
+            num_return=params.n,
+        )
+
+    def fork(self, request: int, sequence: int | None = None, seed: int | None = None) -> int:
+        """Splits a sequence of an unfinished request: one more output goes on from where it is; returns its number.
+
+        Both share all pages so far, wherever they are. Greedy sequences go on alike; what is sampled depends on the
+        seed.
+
+        Args:
+            sequence: which of the request's unfinished sequences; None: the first.
+            seed: of the new sequence's choices; None: derived from the engine's.
+
+        Raises:
+            KeyError: there is no such request.
+            ConfigError: it has ended, is a beam search, or has no such sequence; one more would not fit into the pool
+                or exceed ``max_num_seqs``.
+            SharingError: contiguous memory can't share.
+        """
+        if request not in self._requests:
+            raise KeyError(f"request={request!r}: there is no such request")
+        if self._memory.why_not_share is not None:
+            raise SharingError(f"request={request}: {self._memory.why_not_share}")
+        found = self._scheduler.find(request)
+        check("request", request, found is not None, "it has ended, so there is nothing to fork")
+        assert found is not None
+        check("request", request, found.beams is None, "a beam search forks its beams by itself")
+        unfinished = {s.sequence: s for s in (*found.live, *found.pending)}
+        parent = found.live[0] if sequence is None else unfinished.get(sequence)
+        check("sequence", sequence, parent is not None, f"unfinished sequences are {sorted(unfinished)}")
+        assert parent is not None
+        others = sum(r.width for r in self._scheduler.running if r is not found)
+        limit = self.config.max_num_seqs - (others if found in self._scheduler.running else 0)
+        check("request", request, found.width < limit, f"max_num_seqs={self.config.max_num_seqs} sequences run already")
+        shortfall = self._memory.never_fits(found.num_prompt_tokens, found.max_tokens, found.width + 1)
+        if shortfall is not None:
+            raise ConfigError(
+                f"request={request}: with {found.width + 1} sequences it may need {shortfall.needed} blocks, the pool "
+                f"has {shortfall.available}"
+            )
+        check("seed", seed, seed is None or is_int(seed, 0, (1 << 63) - 1), "None or an integer from 0 to 2**63 - 1")
+        return self._scheduler.branching.fork(found, parent, seed).sequence
 
     def _encode(self, prompt: Prompt, params: SamplingParams) -> tuple[list[int], str]:
+        width = max(params.n, params.beam_width)
+        if width > 1:
+            name = "beam_width" if params.beam_width else "n"
+            why = self._memory.why_not_share
+            if why is not None:
+                raise SharingError(f"{name}={width}: {why}")
+            most = min(self.config.max_num_seqs, self.config.max_num_batched_tokens)
+            check(name, width, width <= most, f"at most {most} sequences fit into a step of this engine")
         return encode_prompt(self.model, prompt, params, self.max_model_len)
 
     def cancel(self, request: int) -> bool:
@@ -174,7 +267,7 @@ class LLM:
         Raises:
             KeyError: there is no such request.
         """
-        if request not in self._sequences:
+        if request not in self._requests:
             raise KeyError(f"request={request!r}: there is no such request")
         return self._scheduler.cancel(request)
 
@@ -231,12 +324,13 @@ class LLM:
         self._step += 1
         if self._bus is not None:
             self._bus.begin_step(self._step)
-            self._bus.emit(StepStarted(len(self._scheduler.running), len(self._scheduler.waiting)))
+            running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
+            self._bus.emit(StepStarted(running, waiting, self._scheduler.num_swapped))
         started = time.perf_counter_ns()
         plan = self._scheduler.schedule(self._step)
         self._runner.forget(plan.freed)
         scheduled = time.perf_counter_ns()
-        if plan.decodes or plan.prefills:
+        if plan.decodes or plan.prefills or self._memory.moves:
             launched = self._runner.launch(plan)
             # From here on the step will be done: what does not need its tokens is noted while it runs.
             self._in_flight = _InFlight(plan, launched, started, scheduled)
@@ -256,8 +350,27 @@ class LLM:
         sampled, forwarded = step.launched.wait()
         self._in_flight = None
         self._take(step.plan, sampled)
+        moved = self._account(step.plan, forwarded - step.scheduled_ns)
         if self._bus is not None:
-            self._report(step.plan, (step.started_ns, step.scheduled_ns, forwarded))
+            self._report(step.plan, (step.started_ns, step.scheduled_ns, forwarded), moved)
+
+    def _account(self, plan: StepPlan, forward_ns: int) -> tuple[int, int]:
+        """Takes note of what the step read and moved, and of what that says about speeds and preemptions.
+
+        Returns:
+            Nanoseconds of copies within the device tier, and of those between the tiers, that have ended.
+        """
+        for event in self._runner.take_readings():
+            if isinstance(event, PageMassSampled):
+                self._memory.note_mass(event.sequence, event.mass)
+            if self._bus is not None:
+                self._bus.emit(event)
+        transfers = self._runner.mover.take_transfers()
+        settled = self._accounts.note_step(plan, forward_ns, transfers)
+        if self._bus is not None and settled:
+            self._bus.emit_many(settled)
+        copies = sum(t.ns for t in transfers if t.kind is MoveKind.COPY)
+        return copies, sum(t.ns for t in transfers) - copies
 
     def _flush(self) -> EventBatch:
         if self._bus is None:
@@ -273,12 +386,19 @@ class LLM:
 
     def _take(self, plan: StepPlan, sampled: Sampled) -> None:
         """Adds the new tokens to their sequences and ends those that are complete."""
-        chunks = [chunk for chunk in plan.chunks if chunk.samples] if plan.prefills else plan.decodes
+        chunks = plan.decodes
+        if plan.prefills:
+            chunks = [chunk for chunk in plan.chunks if chunk.samples]
+            for chunk in chunks:
+                if chunk.also:
+                    self._scheduler.branching.begin_samples(self._requests[chunk.sequence.request])
+        sequences = plan.samplers if plan.prefills else [chunk.sequence for chunk in chunks]
         events: list[AnyEvent] = []
         eos, bus = self.model.eos_token_ids, self._bus
-        for chunk, token_id, logprobs in zip(chunks, sampled.token_ids, sampled.logprobs, strict=True):
-            sequence = chunk.sequence
+        for sequence, token_id, logprobs in zip(sequences, sampled.token_ids, sampled.logprobs, strict=True):
             params = sequence.params
+            if params.beam_width:
+                continue
             sequence.token_ids.append(token_id)
             if logprobs is not None:
                 sequence.logprobs.append(logprobs)
@@ -293,11 +413,33 @@ class LLM:
                     events = []
                 reason = FinishReason.STOP if found_stop else FinishReason.LENGTH
                 held_back = sequence.text.finish(stopped=found_stop and not is_stop_token)
-                self._scheduler.finish(sequence, reason, held_back)
+                self._scheduler.finish_sequence(self._requests[sequence.request], sequence, reason, held_back)
         if bus is not None:
             bus.emit_many(events)
+        for number, logits in sampled.beam_logits.items():
+            self._advance_beams(self._requests[number], logits)
 
-    def _report(self, plan: StepPlan, times: tuple[int, int, int]) -> None:
+    def _advance_beams(self, request: Request, logits: Tensor) -> None:
+        assert request.beams is not None
+        if len(logits) < len(request.live):
+            return  # not all of them were computed: they go on together
+        moves = request.beams.advance(logits)
+        if not request.beams.is_done:
+            self._scheduler.branching.move_beams(request, moves)
+            return
+        eos = self.model.eos_token_ids
+        for found in request.beams.results():
+            tokens = found.token_ids
+            shown = tokens[:-1] if found.is_stopped and tokens[-1] in eos else tokens
+            tokenizer = self.model.tokenizer
+            text = tokenizer.decode(shown, skip_special_tokens=True) if tokenizer is not None else ""
+            reason = FinishReason.STOP if found.is_stopped else FinishReason.LENGTH
+            request.chosen.append(OutputState(tokens, text, found.score, reason))
+        if self._bus is not None:
+            self._bus.emit(OutputsChosen(request.request, request.chosen))
+        self._scheduler.finish_beams(request)
+
+    def _report(self, plan: StepPlan, times: tuple[int, int, int], moved: tuple[int, int] = (0, 0)) -> None:
         started, scheduled, forwarded = times
         self.bus.emit(
             StepFinished(
@@ -309,6 +451,9 @@ class LLM:
                 schedule_ns=scheduled - started,
                 forward_ns=forwarded - scheduled,
                 sample_ns=time.perf_counter_ns() - forwarded,
+                swapped=self._scheduler.num_swapped,
+                copy_ns=moved[0],
+                swap_ns=moved[1],
             )
         )
 
@@ -316,9 +461,9 @@ class LLM:
         """Cancels what still runs, tells the bus that the run is over, and lets go of the KV pool."""
         if self._closed:
             return
-        for request, sequence in self._sequences.items():
-            if sequence.finish_reason is None and request not in self._errors:
-                self._scheduler.cancel(request)
+        for number, request in self._requests.items():
+            if request.finish_reason is None and number not in self._errors:
+                self._scheduler.cancel(number)
         try:
             while self.has_unfinished or self._in_flight is not None:
                 self.step()

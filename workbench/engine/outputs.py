@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from workbench.engine.request import Request
 from workbench.engine.sequence import Sequence
 
 
@@ -14,12 +15,14 @@ class CompletionOutput:
     Attributes:
         finish_reason: "stop", "length", "cancelled" or "rejected"; None while it is still running.
         logprobs: per generated token, log probabilities by token id, if they were asked for.
+        score: of a beam search: the sum of log probabilities, divided by the length to the power of the length penalty.
     """
 
     text: str
     token_ids: list[int]
     finish_reason: str | None
     logprobs: list[dict[int, float]] | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,20 @@ class RequestOutput:
         return all(output.finish_reason is not None for output in self.outputs)
 
 
-def output_of(sequence: Sequence, error: str | None) -> RequestOutput:
-    """The result of a request with this one sequence, or its state so far."""
+def output_of(request: Request, error: str | None) -> RequestOutput:
+    """The result of a request, or its state so far: of a beam search the beams as they stand."""
+    if request.chosen:
+        outputs = [CompletionOutput(o.text, list(o.token_ids), str(o.reason), None, o.score) for o in request.chosen]
+    else:
+        outputs = [_completion(sequence, request, error) for sequence in request.sequences]
+    return RequestOutput(request.request, request.prompt, list(request.prompt_ids), outputs, error)
+
+
+def _completion(sequence: Sequence, request: Request, error: str | None) -> CompletionOutput:
     reason = "rejected" if error else sequence.finish_reason
-    completion = CompletionOutput(
+    return CompletionOutput(
         text=sequence.text.text,
         token_ids=sequence.output_token_ids,
         finish_reason=str(reason) if reason is not None else None,
-        logprobs=list(sequence.logprobs) if sequence.params.logprobs is not None else None,
+        logprobs=list(sequence.logprobs) if request.params.logprobs is not None else None,
     )
-    prompt_ids = sequence.token_ids[: sequence.num_prompt_tokens]
-    return RequestOutput(sequence.request, sequence.prompt, prompt_ids, [completion], error)

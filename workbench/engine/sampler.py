@@ -7,7 +7,7 @@ distribution. So a token depends on the request, its seed and its position, neve
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,10 +17,15 @@ from workbench.engine.sequence import Sequence
 
 @dataclass(frozen=True)
 class Sampled:
-    """One token per sequence; ``logprobs[i]`` maps token ids to log probabilities if sequence ``i`` asked for any."""
+    """One token per sequence; ``logprobs[i]`` maps token ids to log probabilities if sequence ``i`` asked for any.
+
+    ``beam_logits``: of every beam search, by request, the logits ``[num_beams, vocab_size]`` that decide how it goes
+    on; the tokens of its sequences mean nothing.
+    """
 
     token_ids: list[int]
     logprobs: list[dict[int, float] | None]
+    beam_logits: dict[int, Tensor] = field(default_factory=dict)
 
 
 def _penalise_repetition(logits: Tensor, sequences: Seq[Sequence]) -> None:
@@ -91,7 +96,7 @@ def sample(logits: Tensor, sequences: Seq[Sequence]) -> Sampled:
         logits = logits.clone()
         _penalise_repetition(logits, sequences)
     tokens = logits.argmax(dim=-1)
-    random_rows = [row for row, p in enumerate(params) if not p.is_greedy]
+    random_rows = [row for row, p in enumerate(params) if not p.is_greedy and not p.beam_width]
     if random_rows:
         chosen = [params[row] for row in random_rows]
         device = logits.device
@@ -106,4 +111,12 @@ def sample(logits: Tensor, sequences: Seq[Sequence]) -> Sampled:
             )
         tokens[random_rows] = _pick(scaled, [sequences[row].random.random() for row in random_rows])
     token_ids = tokens.tolist()
-    return Sampled(token_ids, _logprobs(raw, sequences, token_ids))
+    return Sampled(token_ids, _logprobs(raw, sequences, token_ids), _beam_logits(raw, sequences))
+
+
+def _beam_logits(logits: Tensor, sequences: Seq[Sequence]) -> dict[int, Tensor]:
+    rows: dict[int, list[int]] = {}
+    for row, sequence in enumerate(sequences):
+        if sequence.params.beam_width:
+            rows.setdefault(sequence.request, []).append(row)
+    return {request: logits[mine] for request, mine in rows.items()}

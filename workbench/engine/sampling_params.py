@@ -30,6 +30,12 @@ class SamplingParams:
         stop_token_ids: tokens that end the output, as the end-of-text token does.
         ignore_eos: go on after the end-of-text token, to ``max_tokens``.
         logprobs: report this many most likely tokens per position, of the model's own distribution.
+        n: how many outputs. Their sequences share the prompt's pages. Sample ``i`` of seed ``s`` is what seed ``s + i``
+            gives alone.
+        beam_width: above 0: beam search with this many beams, of which the ``n`` best are returned.
+        length_penalty: beam search: scores are divided by the length to the power of this; above 0 favours long ones.
+        early_stopping: beam search: True ends it when ``beam_width`` beams are complete; False when a better one is
+            unlikely to come; "never" when that is impossible.
     """
 
     max_tokens: int = 64
@@ -43,6 +49,10 @@ class SamplingParams:
     stop_token_ids: Sequence[int] | None = field(default_factory=tuple)
     ignore_eos: bool = False
     logprobs: int | None = None
+    n: int = 1
+    beam_width: int = 0
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -67,6 +77,27 @@ class SamplingParams:
         logprobs_ok = self.logprobs is None or is_int(self.logprobs, 0, _MAX_LOGPROBS)
         check("logprobs", self.logprobs, logprobs_ok, f"None or an integer from 0 to {_MAX_LOGPROBS}")
 
+        check("n", self.n, is_int(self.n, 1, 256), "an integer from 1 to 256")
+        check("beam_width", self.beam_width, is_int(self.beam_width, 0, 256), "an integer from 0 to 256")
+        penalty = self.length_penalty
+        check("length_penalty", penalty, _is_number(penalty, -100, 100), "a number from -100 to 100")
+        stopping = self.early_stopping
+        ok = isinstance(stopping, bool) or stopping == "never"
+        check("early_stopping", stopping, ok, "True, False or 'never'")
+        if self.beam_width:
+            self._check_beams()
+
+    def _check_beams(self) -> None:
+        check("n", self.n, self.n <= self.beam_width, f"at most beam_width={self.beam_width} beams can be returned")
+        why = "a beam search takes the most likely tokens; leave {} out"
+        check("temperature", self.temperature, self.temperature in (0, 1.0), why.format("it"))
+        check("top_k", self.top_k, self.top_k == 0, why.format("it"))
+        check("top_p", self.top_p, self.top_p == 1, why.format("it"))
+        check("min_p", self.min_p, self.min_p == 0, why.format("it"))
+        check("repetition_penalty", self.repetition_penalty, self.repetition_penalty == 1, why.format("it"))
+        check("stop", self.stop, not self.stop, "stop strings can't end a beam; use stop_token_ids")
+        check("logprobs", self.logprobs, self.logprobs is None, "a beam search reports scores instead")
+
     @property
     def is_greedy(self) -> bool:
         return self.temperature == 0
@@ -75,4 +106,4 @@ class SamplingParams:
     def is_plain(self) -> bool:
         """Whether temperature and chance alone decide, so that no other token's rank or history matters."""
         restricts = not self.is_greedy and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
-        return not restricts and self.repetition_penalty == 1 and self.logprobs is None
+        return not restricts and self.repetition_penalty == 1 and self.logprobs is None and not self.beam_width

@@ -1,7 +1,8 @@
-"""A request on its way through the engine, and its text as it grows."""
+"""One sequence of tokens on its way through the engine, and its text as it grows."""
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """One sequence of tokens: a prompt and what was generated for it.
+    """One sequence of tokens: a prompt and what was generated for it. A request has one, or several (`Request`).
 
     Invariant: the keys and values of ``token_ids[:num_computed_tokens]`` lie in KV memory. A decode computes the one
     token that is missing and samples the next; a prefill computes up to all of them, and samples when none is missing.
@@ -25,20 +26,17 @@ class Sequence:
 
     request: int
     sequence: int
-    prompt: str
     params: SamplingParams
     token_ids: list[int]
     num_prompt_tokens: int
     max_tokens: int
     random: random.Random
     text: TextStream
-    queued_step: int = 0
     num_computed_tokens: int = 0
     #: tokens that had been computed before a preemption: computing them again is `Cause.RECOMPUTE`
     num_lost_tokens: int = 0
-    #: how many of them the latest preemption took
-    num_lost_last: int = 0
-    was_preempted: bool = False
+    #: whether it has to wait for memory although its request runs: until a sibling with the same beginning is computed
+    is_absent: bool = False
     logprobs: list[dict[int, float]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     #: the plan of every step in which one new token is computed and nothing else; None while there is more to do
@@ -61,6 +59,22 @@ class Sequence:
         return len(self.token_ids) - self.num_prompt_tokens
 
 
+def fork_sequence(parent: Sequence, number: int, generator: random.Random) -> Sequence:
+    """A new sequence with all tokens of ``parent``, of which none is computed yet."""
+    return Sequence(
+        request=parent.request,
+        sequence=number,
+        params=parent.params,
+        token_ids=list(parent.token_ids),
+        num_prompt_tokens=parent.num_prompt_tokens,
+        max_tokens=parent.max_tokens,
+        random=generator,
+        text=parent.text.copy(),
+        num_lost_tokens=parent.num_lost_tokens,
+        logprobs=list(parent.logprobs),
+    )
+
+
 class TextStream:
     """Turns generated tokens into text that may be shown: whole characters, and nothing of a stop string.
 
@@ -76,6 +90,12 @@ class TextStream:
         self._token_ids: list[int] = []
         self._decoded = ""
         self._shown = 0
+
+    def copy(self) -> TextStream:
+        """A stream that goes on from here by itself."""
+        twin = copy.copy(self)
+        twin._stream, twin._token_ids = copy.copy(self._stream), list(self._token_ids)
+        return twin
 
     @property
     def text(self) -> str:

@@ -1,9 +1,10 @@
 """KV memory: the pool of pages, the contiguous baselines, and one protocol for both."""
 
 from workbench.memory.contiguous import ContiguousMemory, Reservation
-from workbench.memory.kv_cache import allocate_kv_cache
+from workbench.memory.kv_cache import allocate_host_tier, allocate_kv_cache, bytes_per_block
 from workbench.memory.paged import PagedMemory
-from workbench.memory.protocol import MemoryManager, MemoryTables, Shortfall
+from workbench.memory.protocol import MemoryManager, MemoryTables, SharingError, Shortfall
+from workbench.memory.tiered import TieredMemory
 
 __all__ = [
     "ContiguousMemory",
@@ -11,6 +12,10 @@ __all__ = [
     "MemoryTables",
     "PagedMemory",
     "Reservation",
+    "SharingError",
     "Shortfall",
+    "TieredMemory",
+    "allocate_host_tier",
     "allocate_kv_cache",
+    "bytes_per_block",
 ]

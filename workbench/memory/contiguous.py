@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from workbench.events.bus import EventBus
 from workbench.events.types import Cause, LiveWaste, RegionReleased, RegionReserved, SlotsWritten
+from workbench.memory.block_table import BlockTable, Move
 from workbench.memory.buddy import BuddyAllocator
-from workbench.memory.protocol import MemoryTables, Shortfall
+from workbench.memory.protocol import Footprint, MemoryTables, SharingError, Shortfall
 
 
 class Reservation(StrEnum):
@@ -43,6 +45,7 @@ class ContiguousMemory:
         self._max_model_len = max_model_len
         self._buddy = BuddyAllocator(num_blocks)
         self._bus = bus
+        self.moves: list[Move] = []
         self._regions: dict[int, _Region] = {}
 
     def reserved_slots(self, prompt_tokens: int, max_tokens: int) -> int:
@@ -57,10 +60,23 @@ class ContiguousMemory:
     def _order_for(self, prompt_tokens: int, max_tokens: int) -> int:
         return BuddyAllocator.order_for(-(-self.reserved_slots(prompt_tokens, max_tokens) // self.block_size))
 
-    def never_fits(self, prompt_tokens: int, max_tokens: int) -> Shortfall | None:
+    num_host_blocks = 0
+    windows: tuple[int | None, ...] = (None,)
+    why_not_share: str | None = (
+        "contiguous memory can't share: a region is one run of slots that belongs to one sequence, so two sequences "
+        "with the same beginning would need two copies of it; use paged memory, or send separate requests"
+    )
+
+    @property
+    def largest_chunk(self) -> int | None:
+        return None
+
+    def never_fits(self, prompt_tokens: int, max_tokens: int, width: int = 1) -> Shortfall | None:
         return self._shortfall(prompt_tokens, max_tokens, 1 << self._buddy.max_order, Cause.NEVER_FITS)
 
-    def can_allocate(self, num_tokens: int, prompt_tokens: int, max_tokens: int, alone: bool) -> Shortfall | None:
+    def can_allocate(
+        self, token_ids: Sequence[int], prompt_tokens: int, max_tokens: int, alone: bool, more_blocks: int = 0
+    ) -> Shortfall | None:
         return self._shortfall(prompt_tokens, max_tokens, self._buddy.largest_free, Cause.POOL_EXHAUSTED)
 
     def _shortfall(self, prompt_tokens: int, max_tokens: int, largest: int, cause: Cause) -> Shortfall | None:
@@ -69,7 +85,7 @@ class ContiguousMemory:
             return None
         return Shortfall(cause, needed * self.block_size, largest * self.block_size, "adjacent slots")
 
-    def allocate(self, sequence: int, num_tokens: int, prompt_tokens: int, max_tokens: int) -> None:
+    def allocate(self, sequence: int, token_ids: Sequence[int], prompt_tokens: int, max_tokens: int) -> int:
         if sequence in self._regions:
             raise ValueError(f"sequence {sequence} already has memory")
         order = self._order_for(prompt_tokens, max_tokens)
@@ -81,6 +97,7 @@ class ContiguousMemory:
         self._regions[sequence] = region
         if self._bus is not None:
             self._bus.emit(RegionReserved(sequence, region.start, region.size, requested, Cause.ADMISSION))
+        return 0
 
     def try_append(self, sequence: int, num_tokens: int) -> bool:
         return num_tokens <= self._regions[sequence].requested
@@ -105,6 +122,40 @@ class ContiguousMemory:
         if self._bus is not None:
             self._bus.emit(RegionReleased(sequence, region.start, region.size, cause))
         return 1
+
+    def fork(self, parent: int, child: int, token_ids: Sequence[int], num_tokens: int | None = None) -> int:
+        raise SharingError(str(self.why_not_share))
+
+    def can_swap_out(self, sequences: Sequence[int]) -> Shortfall | None:
+        return Shortfall(Cause.HOST_FULL, len(sequences), 0, "host regions")
+
+    def swap_out(self, request: int, sequences: Sequence[int], cause: Cause) -> int:
+        raise RuntimeError("contiguous memory has no host tier")
+
+    def can_swap_in(self, sequences: Sequence[int], num_tokens: int, alone: bool) -> Shortfall | None:
+        raise RuntimeError("contiguous memory has no host tier")
+
+    def swap_in(self, request: int, sequences: Sequence[int], cause: Cause) -> int:
+        raise RuntimeError("contiguous memory has no host tier")
+
+    def offload(self, request: int, sequence: int, num_tokens: int) -> bool:
+        return False
+
+    def note_mass(self, sequence: int, mass: list[float]) -> None:
+        pass
+
+    def has(self, sequence: int) -> bool:
+        return sequence in self._regions
+
+    def num_stored(self, sequence: int) -> int:
+        return self._regions[sequence].filled
+
+    def block_tables(self, sequence: int) -> list[BlockTable]:
+        return [BlockTable(self.block_table(sequence))]
+
+    def footprint(self, sequences: Sequence[int]) -> Footprint:
+        tokens = sum(self._regions[sequence].filled for sequence in sequences)
+        return Footprint(len(sequences), len(sequences), 0, tokens, 0, 0)
 
     def block_table(self, sequence: int) -> list[int]:
         region = self._regions[sequence]

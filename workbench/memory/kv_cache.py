@@ -20,10 +20,22 @@ class LayerShape(Protocol):
     def value_head_dim(self) -> int: ...
 
 
+def bytes_per_block(layers: Sequence[LayerShape], block_size: int, dtype: torch.dtype) -> int:
+    """Size of a page that holds the keys and values of these layers."""
+    return block_size * dtype.itemsize * sum(x.num_kv_heads * (x.head_dim + x.value_head_dim) for x in layers)
+
+
 def allocate_kv_cache(
-    layers: Sequence[LayerShape], num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    layers: Sequence[LayerShape],
+    num_blocks: int,
+    block_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> list[tuple[Tensor, Tensor]]:
     """K and V of every layer, each ``[num_blocks, block_size, num_kv_heads, head_dim]``, views of one allocation.
+
+    Args:
+        layers: those whose keys and values a page holds.
 
     Raises:
         MemoryError: the device has not that much memory; nothing is kept.
@@ -44,3 +56,16 @@ def allocate_kv_cache(
         ) from error
     views = [part.view(shape) for part, shape in zip(arena.split(sizes), shapes, strict=True)]
     return list(zip(views[::2], views[1::2], strict=True))
+
+
+def allocate_host_tier(num_blocks: int, bytes_per_block: int, pinned: bool) -> Tensor:
+    """Rows of the host tier: uint8 ``[num_blocks, bytes_per_block]``. ``pinned``: a GPU can reach them by itself.
+
+    Raises:
+        MemoryError: there is not that much memory.
+    """
+    try:
+        return torch.zeros(num_blocks, bytes_per_block, dtype=torch.uint8, pin_memory=pinned)
+    except RuntimeError as error:
+        needed = num_blocks * bytes_per_block / 2**20
+        raise MemoryError(f"num_host_blocks={num_blocks}: the host tier needs {needed:,.0f} MiB: {error}") from error

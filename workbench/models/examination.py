@@ -18,7 +18,7 @@ from workbench.models.fused_linear import FusedPart, find_groups, fuse_linear_la
 from workbench.models.geometry import LayerGeometry
 from workbench.models.hook import GeometryProbe, HookError
 from workbench.models.packed_linear import pack_linear_layers
-from workbench.models.paged_batch import PagedBatch
+from workbench.models.paged_batch import PagedBatch, PagedView
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _run_on_probe_pages(model: Any, layers: tuple[LayerGeometry, ...], ids: Tens
     for start, stop in chunks:
         here = positions[start:stop]
         slots = table[0, here // _PROBE_BLOCK_SIZE] * _PROBE_BLOCK_SIZE + here % _PROBE_BLOCK_SIZE
-        batch = PagedBatch(caches, slots, table, [stop], [stop - start], num_decodes=int(start > 0))
+        batch = PagedBatch(caches, [PagedView(slots, table, [stop], [stop - start], num_decodes=int(start > 0))])
         output = model(input_ids=ids[None, start:stop], position_ids=here[None], use_cache=False, paged_batch=batch)
         logits.append(output.logits[0].float())
     return torch.cat(logits)

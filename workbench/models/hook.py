@@ -17,7 +17,7 @@ from paged_kernels.torch_attention import cache_write
 from paged_kernels.torch_attention import paged_attention as attend_over_pages
 from workbench.models.attention_op import paged_attention_op
 from workbench.models.geometry import LayerGeometry
-from workbench.models.paged_batch import PagedBatch
+from workbench.models.paged_batch import Options, PagedBatch, PagedView
 
 #: transformers treats names with "flash", a slash or "paged|" in a special way: this one has none of them.
 ATTENTION_NAME = "workbench_kv"
@@ -78,18 +78,31 @@ def paged_attention(
 
     k_cache, v_cache = paged_batch.caches[layer]
     paged_batch.calls[layer] += 1
-    sinks = None if s_aux is None else s_aux.to(q.dtype)
-    cache_write(k, v, k_cache, v_cache, paged_batch.slot_mapping)
-    block_size, num_heads, num_kv_heads = k_cache.shape[1], q.shape[1], k.shape[1]
+    view = paged_batch.view(layer)
+    options = Options(scale, sliding_window, softcap, None if s_aux is None else s_aux.to(q.dtype))
+    cache_write(k, v, k_cache, v_cache, view.slot_mapping)
+
+    def attend_plainly() -> Tensor:
+        return _attend(q, k_cache, v_cache, view, options)
+
+    if paged_batch.reader is not None:
+        out = paged_batch.reader.attend(layer, q, k, attend_plainly, options)
+    else:
+        out = attend_plainly()
+    return out[None], None
+
+
+def _attend(q: Tensor, k_cache: Tensor, v_cache: Tensor, view: PagedView, options: Options) -> Tensor:
+    """Attention over all pages: ``[num_tokens, num_heads, value_head_dim]``."""
+    block_size, num_kv_heads, num_heads = k_cache.shape[1], k_cache.shape[2], q.shape[1]
     outputs: list[Tensor] = []
-    for group in paged_batch.groups:
+    for group in view.groups:
         queries = q[group.start : group.stop].unflatten(0, (group.count, group.query_len))
         rows = group.rows(block_size, num_kv_heads)
-        mask = group.mask(num_heads, num_kv_heads, sliding_window, q.dtype)
-        out = attend_over_pages(queries, k_cache, v_cache, rows, mask, scale, softcap, sinks)
+        mask = group.mask(num_heads, num_kv_heads, options.window, q.dtype)
+        out = attend_over_pages(queries, k_cache, v_cache, rows, mask, options.scale, options.softcap, options.sinks)
         outputs.append(out.flatten(0, 1))
-    out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return out[None], None
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def register() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -59,30 +60,25 @@ class QueryGroup:
 
 
 @dataclass
-class PagedBatch:
-    """The tokens of a step, packed one sequence after another; sequences that decode come first.
+class PagedView:
+    """The tokens of a step as one layer group sees them, packed one sequence after another; decodes come first.
 
     Attributes:
-        caches: per layer, K and V: ``[num_blocks, block_size, num_kv_heads, head_dim]``.
         slot_mapping: int64 ``[num_tokens]``, the slot of every new token.
         block_tables: int64 ``[num_seqs, max_blocks]``, padded with 0.
         context_lens: tokens of every sequence in the cache after this step, ``[num_seqs]``.
         query_lens: new tokens of every sequence, ``[num_seqs]``; 1 for the first ``num_decodes``.
-        calls: how often each layer called the hook.
         groups: the queries, in the order of the tokens.
     """
 
-    caches: list[tuple[Tensor, Tensor]]
     slot_mapping: Tensor
     block_tables: Tensor
     context_lens: list[int]
     query_lens: list[int]
     num_decodes: int
-    calls: list[int] = field(init=False)
     groups: list[QueryGroup] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.calls = [0] * len(self.caches)
         self.groups = []
         start = 0
         if self.num_decodes:
@@ -106,3 +102,57 @@ class PagedBatch:
         group = QueryGroup(start, count, query_len, self.block_tables[first : first + count], lens)
         self.groups.append(group)
         return group.stop
+
+
+class PagedBatch:
+    """A step: what the attention hook gets to know.
+
+    Args:
+        caches: per layer, K and V: ``[num_blocks, block_size, num_kv_heads, head_dim]``.
+        views: the step's tokens, per layer group.
+        group_of: per layer, its group; None: there is only one.
+
+    Attributes:
+        calls: how often each layer called the hook.
+        reader: does more than reading all pages of the device, for layers and steps that ask for it; else None.
+    """
+
+    def __init__(
+        self,
+        caches: list[tuple[Tensor, Tensor]],
+        views: list[PagedView],
+        group_of: Sequence[int] | None = None,
+        reader: Reader | None = None,
+    ) -> None:
+        self.caches, self.views = caches, views
+        self._group_of = group_of
+        self.reader = reader
+        self.calls = [0] * len(caches)
+
+    def view(self, layer: int) -> PagedView:
+        """The step as this layer sees it."""
+        return self.views[self._group_of[layer] if self._group_of is not None else 0]
+
+
+class Reader(Protocol):
+    """Stands between the hook and the pages of a layer."""
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, attend_plainly: Callable[[], Tensor], options: Options
+    ) -> Tensor:
+        """Attention of one layer ``[num_tokens, num_heads, value_head_dim]``; the step's K and V are stored already.
+
+        Args:
+            q: ``[num_tokens, num_heads, head_dim]``; ``k``: the step's keys ``[num_tokens, num_kv_heads, head_dim]``.
+            attend_plainly: reads all pages on the device, of all sequences.
+        """
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a layer's attention asks for beside queries, keys and values."""
+
+    scale: float
+    window: int | None
+    softcap: float | None
+    sinks: Tensor | None

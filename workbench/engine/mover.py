@@ -1,0 +1,111 @@
+"""Carries out the moves of pages that a plan asks for: copy-on-write, and swapping between the tiers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from paged_kernels import reference_blocks
+from paged_kernels.cache_addresses import CacheAddresses
+from workbench.memory.block_table import Move, MoveKind
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A move that has been carried out, and how long it took. ``bytes`` over all pages, one way."""
+
+    kind: MoveKind
+    request: int
+    bytes: int
+    ns: int
+
+
+class Mover(Protocol):
+    """Carries moves out, in order, before the step's tokens are computed."""
+
+    def carry_out(self, moves: list[Move]) -> None:
+        """Carries the moves out, or orders them to be, and empties the list. It may be called again if it raises."""
+
+    def take_transfers(self) -> list[Transfer]:
+        """The moves that have ended since the last call."""
+
+    def measure(self) -> int | None:
+        """Nanoseconds that a megabyte takes from one tier to the other; None: there is no host tier, or no page."""
+
+
+class TorchMover:
+    """Moves pages in plain torch, at once.
+
+    Args:
+        caches: K and V per layer of a page: ``[num_blocks, block_size, num_kv_heads, head_dim]``.
+        host: the host tier, uint8 ``[num_host_blocks, bytes_per_block]``; None: there is none.
+    """
+
+    def __init__(self, caches: Sequence[tuple[Tensor, Tensor]], host: Tensor | None) -> None:
+        self.addresses = CacheAddresses([tensor for pair in caches for tensor in pair])
+        self.host = host
+        self._transfers: list[Transfer] = []
+        self._followers: list[tuple[Tensor, Tensor]] = []
+
+    def follow(self, device: Sequence[tuple[Tensor, Tensor]], host: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """What else is kept per page, and moves along: tensors ``[num_blocks, ...]`` and their twins for host pages."""
+        for here, there in zip(device, host, strict=True):
+            self._followers += zip(here, there, strict=True)
+
+    def carry_out(self, moves: list[Move]) -> None:
+        for move in moves:
+            started = time.perf_counter_ns()
+            pairs = torch.tensor(move.pairs, dtype=torch.int64, device=self.addresses.device)
+            if move.kind is MoveKind.COPY:
+                reference_blocks.copy_blocks(self.addresses, pairs)
+            else:
+                self._cross(move.kind, pairs)
+            move_followers(self._followers, move, pairs)
+            size = len(move.pairs) * self.addresses.row_bytes
+            self._transfers.append(Transfer(move.kind, move.request, size, time.perf_counter_ns() - started))
+        moves.clear()
+
+    def _cross(self, kind: MoveKind, pairs: Tensor) -> None:
+        if self.host is None:
+            raise RuntimeError("a page was to be swapped, but there is no host tier: this is a bug")
+        first, second = pairs.unbind(dim=1)
+        first, second = first.contiguous(), second.contiguous()
+        for pages, offset in zip(self.addresses.pages, self.addresses.offsets, strict=True):
+            there = self.host[:, offset : offset + pages.shape[1]]
+            if kind is MoveKind.OUT:
+                there[second.cpu()] = pages[first].cpu()
+            else:
+                pages[second] = there[first.cpu()].to(pages.device)
+
+    def take_transfers(self) -> list[Transfer]:
+        done, self._transfers = self._transfers, []
+        return done
+
+    def measure(self) -> int | None:
+        if self.host is None or not len(self.host):
+            return None
+        page = self.addresses.pages[0][:1]
+        size = min(1 << 20, self.host.numel())
+        source, target = self.host.flatten()[:size], torch.empty(size, dtype=torch.uint8, device=page.device)
+        best = min(_time(lambda: target.copy_(source)) for _ in range(3))
+        return max(1, best * (1 << 20) // size)
+
+
+def move_followers(followers: Sequence[tuple[Tensor, Tensor]], move: Move, pairs: Tensor) -> None:
+    """Moves what is kept per page beside its keys and values."""
+    source, destination = pairs.unbind(dim=1)
+    for device, host in followers:
+        here = device if move.kind is not MoveKind.IN else host
+        there = host if move.kind is MoveKind.OUT else device
+        there[destination] = here[source]
+
+
+def _time(work: Callable[[], object]) -> int:
+    started = time.perf_counter_ns()
+    work()
+    return time.perf_counter_ns() - started

@@ -1,0 +1,45 @@
+"""`PageOps` in plain torch, for a CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from paged_kernels.torch_partial import page_attention_mass_torch, partial_attention
+from workbench.models.paged_batch import Options
+
+
+class TorchOps:
+    """See `workbench.engine.reader.PageOps`."""
+
+    def attend(
+        self, q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Tensor, length: int, behind: int, options: Options
+    ) -> tuple[Tensor, Tensor]:
+        blocks = table[0].long()
+        k = k_pages[blocks].flatten(0, 1)[:length]
+        v = v_pages[blocks].flatten(0, 1)[:length]
+        return partial_attention(
+            q,
+            k,
+            v,
+            scale=options.scale,
+            softcap=options.softcap,
+            sinks=options.sinks,
+            first_position=length - q.shape[0] + behind,
+            window=options.window,
+        )
+
+    def mass(self, q: Tensor, k_pages: Tensor, table: Tensor, length: int, lse: Tensor, options: Options) -> Tensor:
+        lengths = torch.tensor([length], device=q.device)
+        return page_attention_mass_torch(
+            q, k_pages, table, lengths, lse, scale=options.scale, window=options.window, softcap=options.softcap
+        )[0]
+
+    def stage(self, host: Tensor, rows: list[int], offset: int, pages: tuple[Tensor, Tensor]) -> None:
+        index = torch.tensor(rows)
+        for part in pages:
+            size = part[0].numel() * part.element_size()
+            part.view(torch.uint8).view(len(part), -1)[: len(rows)] = host[index, offset : offset + size].to(
+                part.device
+            )
+            offset += size
