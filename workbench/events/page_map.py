@@ -145,7 +145,7 @@ class PageMap(msgspec.Struct):
     def _step_finished(self, event: ev.StepFinished) -> None:
         self.last = event
         self.totals.prefill_tokens += event.prefill_tokens
-        self.totals.busy_ns += event.schedule_ns + event.forward_ns + event.sample_ns + event.copy_ns
+        self.totals.busy_ns += event.schedule_ns + event.forward_ns + event.sample_ns
 
 
 def check_pool_size(run: ev.RunStarted) -> None:

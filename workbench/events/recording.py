@@ -16,7 +16,8 @@ import msgspec
 from workbench.events.bus import EventBus, Subscription
 from workbench.events.history import History, KeyframeClock
 from workbench.events.kvtrace import BATCH, KEYFRAME, Frame, Header, RecordingError, TraceReader, TraceWriter
-from workbench.events.page_map import PageMap, check_pool_size, decode_page_map, encode_page_map
+from workbench.events.page_map import PageMap, encode_page_map
+from workbench.events.snapshots import check_snapshot, decode_snapshot
 from workbench.events.types import SCHEMA_VERSION, AnyEvent, EventBatch
 
 log = logging.getLogger(__name__)
@@ -227,8 +228,8 @@ class Recording(History):
     def _decode_keyframe(self, data: bytes, index: int) -> PageMap:
         frame = self._keyframe_frames[index]
         try:
-            state = decode_page_map(data)
-            _check_snapshot(state, frame.step)
+            state = decode_snapshot(data)
+            check_snapshot(state, frame.step)
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
             raise self._reader.error(frame, error) from error
         return state
@@ -261,29 +262,3 @@ class Recording(History):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _check_snapshot(state: PageMap, step: int) -> None:
-    """Refuses a snapshot that folding events could not have produced and that would trip its readers."""
-    if state.step != step:
-        raise ValueError(f"it is the state of step {state.step}")
-    if state.run is not None:
-        check_pool_size(state.run)
-    expected = state.run.num_blocks if state.run is not None and state.is_paged else 0
-    if len(state.pages) != expected:
-        raise ValueError(f"it has {len(state.pages)} pages instead of {expected}")
-    if not all(0 <= page.filled <= state.block_size and page.ref_count >= 0 for page in state.pages):
-        raise ValueError(f"a page holds less than 0 or more than {state.block_size} tokens")
-    for sequence in state.sequences.values():
-        region = sequence.region
-        if not all(0 <= block < expected for block in sequence.block_table):
-            raise ValueError(f"a block table names a page outside 0 to {expected - 1}")
-        if region is not None and not (
-            0 <= region.filled <= region.requested <= region.size and 0 <= region.start <= state.num_slots - region.size
-        ):
-            raise ValueError(f"a region does not fit into {state.num_slots} slots: {region}")
-        if not 0 <= sequence.num_computed_tokens <= state.num_slots:
-            raise ValueError(f"a sequence holds {sequence.num_computed_tokens} tokens in {state.num_slots} slots")
-    named = [sequence.request for sequence in state.sequences.values()] + state.running + state.waiting
-    if not all(request in state.requests for request in named):
-        raise ValueError("it names a request that was never queued")

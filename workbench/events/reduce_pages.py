@@ -51,6 +51,8 @@ def _append(state: PageMap, event: ev.BlockShared | ev.PrefixHit, group: int, ti
     page = _page(state, event.block, tier)
     if event.ref_count != page.ref_count + 1:
         raise ValueError(f"{tier} page {event.block} has ref_count {page.ref_count}")
+    if (event.logical_index, group) != (page.logical_index, page.group):  # its content depends on what is before it
+        raise ValueError(f"{tier} page {event.block} is a sequence's page {page.logical_index}, group {page.group}")
     sequence = _sequence(state, event.sequence)
     table = _table(state, sequence, group)
     gone = event.logical_index - len(table.blocks)  # pages behind a sliding window are not there to be shared
@@ -87,6 +89,8 @@ def _slots_written(state: PageMap, event: ev.SlotsWritten) -> None:
         page = _page(state, event.block)
         if page.ref_count != 1 or event.first != page.filled or event.first + event.count > state.block_size:
             raise ValueError(f"page {event.block} has ref_count {page.ref_count}, {page.filled} slots filled")
+        if page.owner != event.sequence or page.group != event.group:
+            raise ValueError(f"page {event.block} is sequence {page.owner}'s, group {page.group}")
         page.filled += event.count
         if event.group:
             return  # the same tokens, in other layers
@@ -117,33 +121,39 @@ def _prefix_hit(state: PageMap, event: ev.PrefixHit) -> None:
 def _copied(state: PageMap, event: ev.BlockCopied) -> None:
     _unused(state, event.destination)
     source = _page(state, event.source)
-    table = state.sequences[event.sequence].tables[event.group]
-    if table.blocks[event.logical_index] != event.source or source.filled != event.filled:
+    sequence = state.sequences[event.sequence]
+    is_there = _has(sequence, event.group, event.logical_index, event.source, Tier.DEVICE)
+    if not is_there or source.filled != event.filled:
         raise ValueError(f"page {event.source} has {source.filled} slots filled, or is elsewhere")
-    table.blocks[event.logical_index] = event.destination
+    sequence.tables[event.group].blocks[event.logical_index] = event.destination
     state.pages[event.destination] = Page(
         1, event.filled, event.sequence, event.logical_index, event.cause, event.step, event.group
     )
-    _drop(state, source, event.source, event.sequence, event.ref_count, event.group)
+    _drop(state, source, event.source, event.sequence, event.ref_count)
     if event.ref_count < 1:
         raise ValueError(f"page {event.source} was not shared")
     state.totals.blocks_copied += 1
 
 
-def _drop(
-    state: PageMap, page: Page, block: int, sequence: int, left: int, group: int, tier: Tier = Tier.DEVICE
-) -> None:
+def _drop(state: PageMap, page: Page, block: int, sequence: int, left: int, tier: Tier = Tier.DEVICE) -> None:
     """A sequence, whose table no longer has the page, gives up its reference."""
     page.ref_count -= 1
     if page.ref_count != left or left < 0:
         raise ValueError(f"{tier} page {block} would have ref_count {page.ref_count}")
     if left and page.owner == sequence:
-        index = page.logical_index
-        page.owner = next(s for s, q in state.sequences.items() if _has(q, group, index, block, tier))
+        page.owner = _other_owner(state, page, block, tier)
+
+
+def _other_owner(state: PageMap, page: Page, block: int, tier: Tier) -> int:
+    """A sequence that has the page."""
+    for name, sequence in state.sequences.items():
+        if _has(sequence, page.group, page.logical_index, block, tier):
+            return name
+    raise ValueError(f"{tier} page {block} has ref_count {page.ref_count}, but no sequence has it")
 
 
 def _has(sequence: SequenceState, group: int, index: int, block: int, tier: Tier) -> bool:
-    if group >= len(sequence.tables):
+    if not 0 <= group < len(sequence.tables) or index < 0 or block < 0:
         return False
     table = sequence.tables[group]
     if tier is Tier.HOST:
@@ -154,15 +164,18 @@ def _has(sequence: SequenceState, group: int, index: int, block: int, tier: Tier
 def _released(state: PageMap, event: ev.BlockReleased) -> None:
     page = _page(state, event.block, event.tier)
     sequence = state.sequences[event.sequence]
-    table, index = sequence.tables[event.group], event.logical_index
+    index = event.logical_index
+    if index < 0 and event.tier is Tier.DEVICE:  # a recording from before sharing: a sequence has a page once
+        index = sequence.block_table.index(event.block)
     if not _has(sequence, event.group, index, event.block, event.tier):
         raise ValueError(f"sequence {event.sequence} does not have it as page {index}")
+    table = sequence.tables[event.group]
     if event.tier is Tier.HOST:
         del table.host[index]
     table.blocks[index] = -1
     if index == len(table.blocks) - 1:
         table.blocks.pop()
-    _drop(state, page, event.block, event.sequence, event.ref_count, event.group, event.tier)
+    _drop(state, page, event.block, event.sequence, event.ref_count, event.tier)
     if not any(t.num_held for t in sequence.tables):
         del state.sequences[event.sequence]
 
@@ -221,9 +234,7 @@ def _move(state: PageMap, event: ev.BlocksSwappedOut | ev.BlocksSwappedIn, sourc
         if to[new].ref_count == 0 or page.ref_count < 0:
             raise ValueError(f"{source} page {block} is not the request's")
         if page.ref_count and state.sequences[page.owner].request == event.request:
-            page.owner = next(
-                s for s, q in state.sequences.items() if _has(q, page.group, page.logical_index, block, source)
-            )
+            page.owner = _other_owner(state, page, block, source)
 
 
 def _swapped_out(state: PageMap, event: ev.BlocksSwappedOut) -> None:
@@ -234,6 +245,8 @@ def _swapped_out(state: PageMap, event: ev.BlocksSwappedOut) -> None:
 def _swapped_in(state: PageMap, event: ev.BlocksSwappedIn) -> None:
     _move(state, event, Tier.HOST, Tier.DEVICE)
     for block, _ in event.pairs:
+        if state.host_pages[block].ref_count:
+            raise ValueError(f"host page {block} is another request's, too")
         state.host_pages[block] = Page(cause=event.cause, since_step=event.step)
     state.totals.swapped_in_bytes += event.bytes
 
@@ -244,6 +257,8 @@ def _streamed(state: PageMap, event: ev.BlocksStreamed) -> None:
 
 def _mass_sampled(state: PageMap, event: ev.PageMassSampled) -> None:
     sequence = state.sequences[event.sequence]
+    if len(event.mass) > len(sequence.block_table):
+        raise ValueError(f"sequence {event.sequence} has {len(sequence.block_table)} pages, not {len(event.mass)}")
     sequence.mass, sequence.mass_step = list(event.mass), event.step
 
 

@@ -56,13 +56,16 @@ def _blocked(state: PageMap, event: ev.AdmissionBlocked) -> None:
 
 
 def _preempted(state: PageMap, event: ev.RequestPreempted) -> None:
+    request = state.requests[event.request]
+    request.tokens_lost += event.tokens_lost
+    if request.status is RequestStatus.SWAPPED and event.mode is ev.PreemptionMode.RECOMPUTE:
+        request.status = RequestStatus.PREEMPTED  # what it had in the host tier made room for another
+        return
     state.running.remove(event.request)
     bisect.insort(state.waiting, event.request)
     state.blocked = None
-    request = state.requests[event.request]
     request.status = RequestStatus.SWAPPED if event.mode is ev.PreemptionMode.SWAP else RequestStatus.PREEMPTED
     request.preemptions += 1
-    request.tokens_lost += event.tokens_lost
     state.totals.preemptions += 1
 
 

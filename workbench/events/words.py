@@ -3,53 +3,23 @@
 from __future__ import annotations
 
 from workbench.events import types as ev
+from workbench.events.cause_words import (
+    CAUSES,
+    because,
+    clean,
+    clip,
+    member_name,
+    milliseconds,
+    ordinal,
+    plural,
+    size,
+)
 from workbench.events.page_map import PageMap
+from workbench.events.page_words import PageEvent, describe_page
 from workbench.events.state import Blocked
 from workbench.events.types import AnyEvent, Cause
 
-#: What each cause means. A sentence ends with "because <cause>: <this>".
-CAUSES: dict[Cause, str] = {
-    Cause.ADMISSION: "a waiting request was let in",
-    Cause.PREFILL: "the prompt was computed",
-    Cause.DECODE: "a generated token was computed",
-    Cause.RECOMPUTE: "what a preemption had thrown away was computed again",
-    Cause.DECODE_GROWTH: "its last page was full",
-    Cause.POOL_EXHAUSTED: "too few pages are free, or no free region is large enough",
-    Cause.WATERMARK: "the few free pages are kept for the running requests",
-    Cause.MAX_RUNNING: "no more requests may run at once",
-    Cause.TOKEN_BUDGET: "the step computes as many tokens as it may",
-    Cause.JUST_PREEMPTED: "memory ran out in this step, so nobody is let in",
-    Cause.PREEMPTION_VICTIM: "the request was put back so that an older one can go on",
-    Cause.REQUEST_FINISHED: "the request is complete",
-    Cause.CANCELLED: "the request was cancelled",
-    Cause.NEVER_FITS: "it is larger than the whole pool",
-}
-
-
-def clean(text: str) -> str:
-    """Text without anything that could move a cursor or hide itself: control characters appear as escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def clip(text: str, width: int) -> str:
-    """The beginning of a text in at most ``width`` characters."""
-    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
-
-
-def ordinal(number: int) -> str:
-    """1st, 2nd, 3rd, 4th, 11th, ..."""
-    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{suffix}"
-
-
-def plural(count: int, noun: str) -> str:
-    """``1 page``, ``2 pages``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def because(cause: Cause, explain: bool = True) -> str:
-    """``because decode_growth: its last page was full``; without ``explain`` only ``because decode_growth``."""
-    return f"because {cause.value}" + (f": {CAUSES[cause]}" if explain else "")
+__all__ = ["CAUSES", "because", "clean", "clip", "describe", "describe_blocked", "ordinal", "plural", "size"]
 
 
 def describe_blocked(blocked: Blocked | ev.AdmissionBlocked, paged: bool, explain: bool = True) -> str:
@@ -69,13 +39,6 @@ def describe_blocked(blocked: Blocked | ev.AdmissionBlocked, paged: bool, explai
     return f"request {blocked.request} waits: {numbers} ({because(cause, explain)})"
 
 
-def _holder(sequence: int, state: PageMap | None) -> str:
-    request = state.request_of(sequence) if state is not None else None
-    if request is None:
-        return f"sequence {sequence}"
-    return f"request {request}" if request == sequence else f"request {request} (sequence {sequence})"
-
-
 def describe(event: AnyEvent, state: PageMap | None = None, explain: bool = True) -> str:
     """An event as one line of plain text.
 
@@ -83,80 +46,136 @@ def describe(event: AnyEvent, state: PageMap | None = None, explain: bool = True
         state: a state from the same step or later, to name the request of a sequence and what kind of memory it is.
         explain: say what a cause means, not only its name.
     """
+    if isinstance(event, PageEvent):
+        return describe_page(event, state, explain)
     match event:
         case ev.RunStarted():
-            return (
-                f"run started: {event.memory} memory, {event.num_blocks} pages of {event.block_size} slots "
-                f"({event.bytes_per_block} bytes each), model {clean(event.model.name)}, seed {event.seed}"
-            )
+            return _describe_run(event)
         case ev.RunFinished():
             return "run finished"
         case ev.StepStarted():
-            return f"step {event.step} begins: {event.running} running, {event.waiting} waiting"
+            swapped = f" ({event.swapped} of them swapped out)" if event.swapped else ""
+            return f"step {event.step} begins: {event.running} running, {event.waiting} waiting{swapped}"
         case ev.StepFinished():
             took = (event.schedule_ns + event.forward_ns + event.sample_ns) / 1e6
             tokens = f"{plural(event.prefill_tokens, 'prompt token')} and {plural(event.decode_tokens, 'decode token')}"
-            return f"step {event.step} ends: computed {tokens} in {took:.1f} ms"
-    if isinstance(event, ev.BlockAllocated | ev.SlotsWritten | ev.BlockReleased | ev.BlockFreed):
-        return _describe_page(event, state, explain)
-    if isinstance(event, ev.RegionReserved | ev.RegionReleased):
-        return _describe_region(event, state, explain)
+            moved = [("copies of pages", event.copy_ns), ("swaps", event.swap_ns)]
+            more = "".join(f"; {what} took {milliseconds(ns)}" for what, ns in moved if ns)
+            return f"step {event.step} ends: computed {tokens} in {took:.1f} ms{more}"
+        case ev.RequestPreempted() | ev.RequestResumed() | ev.PreemptionSettled():
+            return _describe_preemption(event, explain)
+        case ev.SequenceForked() | ev.SequenceFinished() | ev.OutputsChosen() | ev.TokenGenerated():
+            return _describe_output(event, state, explain)
     return _describe_request(event, state, explain)
 
 
-def _describe_page(
-    event: ev.BlockAllocated | ev.SlotsWritten | ev.BlockReleased | ev.BlockFreed, state: PageMap | None, explain: bool
+def _describe_run(event: ev.RunStarted) -> str:
+    parts = [f"{event.num_blocks} pages of {event.block_size} slots ({event.bytes_per_block} bytes each)"]
+    if event.num_host_blocks:
+        made_of = f" ({clean(event.host_tier)})" if event.host_tier else ""
+        parts.append(f"{event.num_host_blocks} more in the host tier{made_of}")
+    if any(event.group_windows) or len(event.group_windows) > 1:
+        windows = ", ".join(f"window of {w} tokens" if w else "no window" for w in event.group_windows)
+        parts.append(f"{plural(len(event.group_windows), 'layer group')} ({windows})")
+    parts += [f"model {clean(event.model.name)}", f"seed {event.seed}"]
+    return f"run started: {event.memory} memory, {', '.join(parts)}"
+
+
+def _describe_request(
+    event: ev.RequestQueued | ev.RequestAdmitted | ev.AdmissionBlocked | ev.RequestFinished | ev.RequestRejected,
+    state: PageMap | None,
+    explain: bool,
 ) -> str:
-    why = because(event.cause, explain)
-    match event:
-        case ev.BlockAllocated():
-            place = f"its {ordinal(event.logical_index + 1)} page"
-            return f"page {event.block} -> {_holder(event.sequence, state)}, {place}, {why}"
-        case ev.SlotsWritten():
-            where = f"page {event.block} from offset" if event.block is not None else "the arena from slot"
-            who = _holder(event.sequence, state)
-            return f"{who}: {plural(event.count, 'token')} stored in {where} {event.first}, {why}"
-        case ev.BlockReleased():
-            left = f"{event.ref_count} still use it" if event.ref_count else "nobody uses it now"
-            return f"page {event.block} given up by {_holder(event.sequence, state)}, {left}, {why}"
-        case ev.BlockFreed():
-            return f"page {event.block} is free, {why}"
-
-
-def _describe_region(event: ev.RegionReserved | ev.RegionReleased, state: PageMap | None, explain: bool) -> str:
-    slots = f"slots {event.start} to {event.start + event.size - 1}"
-    who, why = _holder(event.sequence, state), because(event.cause, explain)
-    if isinstance(event, ev.RegionReleased):
-        return f"{slots} given up by {who}, {why}"
-    rounding = event.size - event.requested
-    asked = f"{event.requested} asked for" + (f" and {rounding} lost to rounding" if rounding else "")
-    return f"{slots} -> {who}, {asked}, {why}"
-
-
-def _describe_request(event: AnyEvent, state: PageMap | None, explain: bool) -> str:
     match event:
         case ev.RequestQueued():
             prompt = clip(clean(event.prompt), 60)
             lengths = f"{plural(event.prompt_tokens, 'prompt token')}, at most {event.max_tokens} new ones"
+            if event.is_beam_search:
+                lengths += f", beam search with {plural(event.width, 'beam')}"
+            elif event.width > 1:
+                lengths += f", {event.width} samples"
             return f"request {event.request} arrives: {lengths}: “{prompt}”"
         case ev.RequestAdmitted():
             waited = f"after {plural(event.waited_steps, 'step')} of waiting" if event.waited_steps else "at once"
             return f"request {event.request} begins to run, {waited}"
         case ev.AdmissionBlocked():
             return describe_blocked(event, state is None or state.is_paged, explain)
-        case ev.RequestPreempted():
-            lost = f"{plural(event.tokens_lost, 'stored token')} lost"
-            return f"request {event.request} is preempted ({event.mode.value}): {lost}, {because(event.cause, explain)}"
-        case ev.RequestResumed():
-            again = plural(event.tokens_to_recompute, "token")
-            return f"request {event.request} runs again; {again} must be computed a second time"
-        case ev.TokenGenerated():
-            shown = f"“{clean(event.text)}”" if event.text else "nothing to show yet"
-            place = f"its {ordinal(event.index + 1)} token"
-            return f"request {event.request} generates {place}, id {event.token_id}: {shown}"
         case ev.RequestFinished():
             tokens = plural(event.output_tokens, "token")
             return f"request {event.request} is complete after {tokens} ({event.reason.value})"
         case ev.RequestRejected():
             return f"request {event.request} is rejected: {clean(event.reason)}"
-    return type(event).__name__
+
+
+def _describe_preemption(event: ev.RequestPreempted | ev.RequestResumed | ev.PreemptionSettled, explain: bool) -> str:
+    swapped = event.mode is ev.PreemptionMode.SWAP
+    match event:
+        case ev.RequestPreempted():
+            who, why = f"request {event.request}", because(event.cause, explain)
+            lost = f"{plural(event.tokens_lost, 'stored token')} lost"
+            if event.cause is Cause.HOST_FULL:
+                return f"{who} loses its pages in the host tier: {lost}, {why}"
+            if swapped:
+                lost = f"{plural(event.blocks_released, 'page')} given up, what they hold moved to the host tier"
+            chosen = f", chosen by policy {clean(event.policy)}" if event.policy else ""
+            return f"{who} is preempted ({event.mode.value}): {lost}{chosen}{_how(event)}, {why}"
+        case ev.RequestResumed():
+            again = f"{plural(event.tokens_to_recompute, 'token')} must be computed a second time"
+            if swapped:
+                again = "its pages are back from the host tier" + (f", {again}" if event.tokens_to_recompute else "")
+            elif event.tokens_kept:
+                again += f", {event.tokens_kept} more were still in the prefix cache"
+            return f"request {event.request} runs again; {again}"
+        case ev.PreemptionSettled():
+            cost = (
+                f"{size(event.bytes_moved)} moved out and back"
+                if swapped
+                else (f"{plural(event.tokens_recomputed, 'token')} computed again")
+            )
+            expected = f" ({milliseconds(event.estimated_ns)} expected)" if event.estimated_ns >= 0 else ""
+            took = f"{milliseconds(event.measured_ns)}{expected}"
+            return f"request {event.request} is where it was before it was preempted: {cost} in {took}"
+
+
+def _how(event: ev.RequestPreempted) -> str:
+    """Why it was swapped or is to be recomputed, and what either was expected to cost."""
+    estimate = event.estimate
+    if estimate is None:
+        return f"; {clean(event.why)}" if event.why else ""
+    costs = (("swapping", estimate.swap_ns), ("recomputing", estimate.recompute_ns))
+    expected = ", ".join(f"{what} {milliseconds(ns)}" for what, ns in costs if ns >= 0)
+    why = "" if "expected to take" in event.why else clean(event.why)  # those words only repeat the two numbers
+    if not expected:
+        return f"; {why}" if why else ""
+    return f"; {why} (expected: {expected})" if why else f"; expected: {expected}"
+
+
+def _describe_output(
+    event: ev.SequenceForked | ev.SequenceFinished | ev.OutputsChosen | ev.TokenGenerated,
+    state: PageMap | None,
+    explain: bool,
+) -> str:
+    match event:
+        case ev.SequenceForked():
+            shared = f"they share the first {plural(event.num_tokens, 'token')}"
+            if not event.num_tokens:
+                shared = "nothing of it is in memory"
+            child, parent = f"sequence {event.child}", f"sequence {event.parent}"
+            why = because(event.cause, explain)
+            return f"request {event.request}: {child} goes on from {parent}; {shared}, {why}"
+        case ev.SequenceFinished():
+            who = member_name(event.request, event.sequence, state)
+            tokens = plural(event.output_tokens, "token")
+            if event.reason is None:
+                return f"{who}: the beam is dropped after {tokens}, others are better"
+            return f"{who} is complete after {tokens} ({event.reason.value})"
+        case ev.OutputsChosen():
+            found = plural(len(event.outputs), "result")
+            best = f", the best with a score of {event.outputs[0].score:.3f}" if event.outputs else ""
+            text = f": “{clip(clean(event.outputs[0].text), 60)}”" if event.outputs and event.outputs[0].text else ""
+            return f"request {event.request}: its beam search ends with {found}{best}{text}"
+        case ev.TokenGenerated():
+            shown = f"“{clean(event.text)}”" if event.text else "nothing to show yet"
+            place = f"its {ordinal(event.index + 1)} token"
+            who = member_name(event.request, event.sequence, state)
+            return f"{who} generates {place}, id {event.token_id}: {shown}"
