@@ -1,0 +1,218 @@
+"""Memory that sharing saves: parallel sampling and beam search (Kwon et al., SOSP 2023, section 6.3 and Fig. 15).
+
+The paper counts "the number of blocks we saved by sharing divided by the number of total blocks without sharing". Here,
+after every step: (pages in all block tables - different pages) / pages in all block tables, from the `PageMap`.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workbench.engine import LLM, EngineConfig, SamplingParams
+from workbench.events import EventBatch
+from workbench.experiments.driver import progress, run_jobs
+from workbench.experiments.tables import heading, markdown_table, percent
+from workbench.models import LoadedModel, load_model
+from workbench.workloads import Job, Lengths, PromptSource, named, prompt_source
+
+#: Kwon et al., Fig. 15: percent saved with 2 and with 6 sequences.
+PAPER = {
+    ("parallel", "alpaca"): (6.1, 9.8),
+    ("beam", "alpaca"): (37.6, 55.2),
+    ("parallel", "sharegpt"): (16.2, 30.5),
+    ("beam", "sharegpt"): (44.3, 66.3),
+}
+
+
+@dataclass
+class SharingRow:
+    """One way of decoding on one kind of lengths.
+
+    Attributes:
+        width: sequences per request.
+        saved: share of pages saved, mean over all steps.
+        saved_by_pages: the same with every step weighted by its pages: sums over steps, then the quotient.
+        modelled: parallel sampling: what the lengths alone say, computed, not measured.
+        divergence: mean number of tokens since all sequences of a request were last the same; measured at their ends.
+    """
+
+    decoding: str
+    lengths: str
+    width: int
+    requests: int
+    steps: int
+    mean_prompt: float
+    mean_output: float
+    saved: float
+    saved_by_pages: float
+    modelled: float | None
+    divergence: float
+    copies: int
+    preemptions: int
+
+    @property
+    def paper(self) -> str:
+        """The paper's range of this kind of decoding, for 2 to 6 sequences; OPT-13B."""
+        found = PAPER.get((self.decoding, self.lengths))
+        return f"{found[0]} to {found[1]} %" if found else "-"
+
+    @property
+    def distance(self) -> float:
+        """Points between the measured mean and the paper's range; 0 inside it, or if there is none."""
+        low, high = PAPER.get((self.decoding, self.lengths), (0.0, 100.0))
+        return max(low - 100 * self.saved, 100 * self.saved - high, 0.0)
+
+
+@dataclass
+class SharingTable:
+    rows: list[SharingRow]
+    block_size: int
+    about: str
+
+    def markdown(self) -> str:
+        columns = (
+            "decoding", "lengths like", "sequences", "requests", "mean prompt / output", "steps", "saved, mean of steps",
+            "weighted by pages", "from lengths alone (modelled)", "the paper, 2 to 6", "points outside",
+            "tokens since the common ancestor", "pages copied", "preemptions",
+        )  # fmt: skip
+        return markdown_table(
+            columns,
+            [
+                (
+                    row.decoding, row.lengths, row.width, row.requests, f"{row.mean_prompt:.0f} / {row.mean_output:.0f}",
+                    row.steps, percent(row.saved), percent(row.saved_by_pages),
+                    "-" if row.modelled is None else percent(row.modelled), row.paper, f"{row.distance:.1f}",
+                    f"{row.divergence:.1f}", row.copies, row.preemptions,
+                )
+                for row in self.rows
+            ],
+        )  # fmt: skip
+
+
+@dataclass
+class _Counter:
+    """Adds up pages in tables and different pages, step by step."""
+
+    shares: list[float] = field(default_factory=list)
+    named: int = 0
+    different: int = 0
+
+    def __call__(self, llm: LLM, batch: EventBatch) -> None:
+        named, different = llm.page_map.sharing()
+        if named:
+            self.shares.append(1 - different / named)
+            self.named += named
+            self.different += different
+
+
+def modelled_saving(lengths: Sequence[Lengths], width: int, block_size: int) -> float:
+    """What ``width`` samples save, weighted by pages, if only the prompt's full pages are shared: arithmetic alone."""
+    saved = total = 0
+    for request in lengths:
+        shared = request.prompt // block_size
+        for stored in range(request.prompt, request.prompt + request.output):
+            total += width * -(-stored // block_size)
+            saved += (width - 1) * shared
+    return saved / total
+
+
+def sampling(decoding: str, width: int, max_tokens: int, seed: int) -> SamplingParams:
+    """As the paper's workloads: outputs have a given length, so no token ends them."""
+    if decoding == "beam":
+        return SamplingParams(beam_width=width, n=width, temperature=0, max_tokens=max_tokens, ignore_eos=True)
+    return SamplingParams(n=width, temperature=1.0, seed=seed, max_tokens=max_tokens, ignore_eos=True)
+
+
+def _divergence(outputs: Sequence[Sequence[int]]) -> int:
+    """Tokens after the longest common beginning."""
+    common = 0
+    for tokens in zip(*outputs, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        common += 1
+    return min(map(len, outputs)) - common
+
+
+def measure_sharing(
+    model: LoadedModel,
+    source: PromptSource,
+    decoding: str,
+    lengths: str,
+    width: int,
+    requests: int,
+    *,
+    at_once: int = 8,
+    block_size: int = 16,
+    seed: int = 0,
+) -> SharingRow:
+    """Runs ``requests`` requests, ``at_once`` at a time, and measures what sharing saves after every step."""
+    rng = random.Random(seed)
+    drawn = named(lengths).draw(requests, seed)
+    jobs = [
+        Job(source.draw(rng, each.prompt), sampling(decoding, width, each.output, seed=1000 * i))
+        for i, each in enumerate(drawn)
+    ]
+    longest = sorted((width * -(-(d.prompt + d.output) // block_size) for d in drawn), reverse=True)
+    config = EngineConfig(
+        block_size=block_size,
+        num_blocks=max(64, sum(longest[:at_once])),
+        max_num_seqs=at_once * width,
+        device=model.device.type,
+    )
+    counter = _Counter()
+    run = run_jobs(model, config, jobs, counter)
+    return SharingRow(
+        decoding=decoding,
+        lengths=lengths,
+        width=width,
+        requests=requests,
+        steps=run.steps,
+        mean_prompt=statistics.mean(d.prompt for d in drawn),
+        mean_output=statistics.mean(d.output for d in drawn),
+        saved=statistics.mean(counter.shares),
+        saved_by_pages=1 - counter.different / counter.named,
+        modelled=modelled_saving(drawn, width, block_size) if decoding == "parallel" else None,
+        divergence=statistics.mean(_divergence(outputs) for outputs in run.outputs),
+        copies=run.totals.blocks_copied,
+        preemptions=run.totals.preemptions,
+    )
+
+
+def run(
+    lengths: list[str],
+    decodings: list[str],
+    widths: list[int],
+    requests: int,
+    at_once: int,
+    block_size: int,
+    seed: int,
+    corpus: Path | None,
+    quick: bool,
+) -> str:
+    """Runs everything and returns the report as Markdown."""
+    model = load_model("tiny", device="cpu")
+    source = prompt_source(model.tokenizer, model.geometry.vocab_size, corpus)
+    if quick:
+        lengths, widths, requests = lengths[:1], widths[:1], min(requests, 4)
+    table = SharingTable([], block_size, source.about)
+    for name in lengths:
+        for decoding in decodings:
+            for width in widths:
+                row = measure_sharing(
+                    model, source, decoding, name, width, requests, at_once=at_once, block_size=block_size, seed=seed
+                )
+                table.rows.append(row)
+                progress(f"{decoding} {width}, {name}: {percent(row.saved)} saved (the paper: {row.paper})")
+    return "\n\n".join(
+        (
+            heading("workbench bench sharing", model),
+            f"Measured: pages that sharing saves, of the pages that the block tables name, after every step. {requests} "
+            f"requests per row, {at_once} at a time, pages of {block_size} tokens, prompts: {table.about}; no token ends "
+            "an output. Parallel sampling at temperature 1. The paper's figures are for OPT-13B.",
+            table.markdown(),
+        )
+    )
