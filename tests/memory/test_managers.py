@@ -1,174 +1,97 @@
-"""Conservation in both memories, whatever is asked of them in whatever order (hypothesis, stateful)."""
+"""Paged memory in one and in two tiers, whatever is asked of it in whatever order (hypothesis, stateful)."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import precondition, rule
 
-from workbench.events import Cause, EventBus
-from workbench.events import types as ev
-from workbench.memory import ContiguousMemory, MemoryManager, PagedMemory, Reservation
+from tests.memory.paged_machine import CHUNK, PagedMachine
+from workbench.events import Cause
+from workbench.memory import PagedMemory, TieredMemory
 from workbench.memory.block_pool import BlockPool, PoolExhaustedError
-from workbench.memory.buddy import BuddyAllocator
+from workbench.memory.eviction import EVICTION_POLICIES
+from workbench.memory.placement import PLACEMENT_POLICIES
 
-GEOMETRY = ev.ModelGeometry("m", "M", 1, 1, 1, 1, 1, "float32", 8)
 
+class TieredMachine(PagedMachine):
+    """Also moves pages between the tiers."""
 
-class MemoryMachine(RuleBasedStateMachine):
-    """Allocates, grows, writes and frees sequences; the reducer follows by events alone."""
+    memory: TieredMemory
+    num_host = 1
 
-    memory: MemoryManager
-    kind = "paged"
+    def make(
+        self, num_blocks: int, block_size: int, eviction: str | None, windows: tuple[int | None, ...]
+    ) -> PagedMemory:
+        policy = EVICTION_POLICIES[eviction]() if eviction else None
+        placement = list(PLACEMENT_POLICIES.values())[num_blocks % len(PLACEMENT_POLICIES)]()
+        return TieredMemory(
+            *(num_blocks, block_size, 0.0, self.bus, self.num_host),
+            windows=windows,
+            eviction=policy,
+            max_chunk=CHUNK,
+            bytes_per_block=32,
+            placement=placement,
+        )
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.bus = EventBus()
-        self.memory = self.make(self.bus)
-        self.bus.emit(ev.RunStarted(1, self.kind, self.memory.block_size, self.memory.num_blocks, 32, 0, GEOMETRY, {}))
-        self.lengths: dict[int, tuple[int, int, int]] = {}
-        self.stored: dict[int, int] = {}
-        self.next_id = 0
+    def members(self, request: int) -> list[int]:
+        return sorted(n for n, text in self.texts.items() if text.request == request)
 
-    def make(self, bus: EventBus) -> MemoryManager:
-        return PagedMemory(num_blocks=13, block_size=4, watermark=0.0, bus=bus)
+    def make_room(self, number: int, total: int) -> bool:
+        """A sequence that does not fit may move some of its own pages out."""
+        if self.memory.try_append(number, total):
+            return True
+        before = self.memory.tables()
+        if not self.memory.offload(self.texts[number].request, number, total):
+            assert self.memory.tables() == before, "nothing has changed"
+            return False
+        assert self.memory.try_append(number, total), "that was what it moved pages for"
+        return True
 
-    @rule(prompt=st.integers(1, 30), new=st.integers(1, 20))
-    def allocate(self, prompt: int, new: int) -> None:
-        sequence = self.next_id
-        if self.memory.never_fits(prompt, new) or self.memory.can_allocate(prompt, prompt, new, alone=True):
-            return
-        self.next_id += 1
-        self.bus.emit(ev.RequestQueued(sequence, sequence, "", prompt, new))
-        self.memory.allocate(sequence, prompt, prompt, new)
-        self.bus.emit(ev.RequestAdmitted(sequence, 0))
-        self.lengths[sequence] = (prompt, prompt + new - 1, prompt)
-        self.stored[sequence] = 0
-
-    @precondition(lambda self: self.lengths)
+    @precondition(lambda self: self.on_device())
     @rule(data=st.data())
-    def write(self, data: st.DataObject) -> None:
-        sequence = data.draw(st.sampled_from(sorted(self.lengths)))
-        prompt, final, _ = self.lengths[sequence]
-        room = (prompt if self.stored[sequence] < prompt else final) - self.stored[sequence]
-        if room == 0:
+    def swap_out(self, data: st.DataObject) -> None:
+        request = data.draw(st.sampled_from(sorted({self.texts[n].request for n in self.on_device()})))
+        members = self.members(request)
+        shortfall = self.memory.can_swap_out(members)
+        if shortfall is not None:
+            is_streaming = any(table.host for n in members for table in self.memory.block_tables(n))
+            assert is_streaming or shortfall.needed > shortfall.available == len(self.memory.tables().free_host_blocks)
             return
-        count = data.draw(st.integers(1, room))
-        total = self.stored[sequence] + count
-        if not self.memory.try_append(sequence, total):
-            return
-        self.memory.commit(sequence, count, Cause.DECODE)
-        self.stored[sequence] = total
+        footprint = self.memory.footprint(members)
+        moved = self.memory.swap_out(request, members, Cause.PREEMPTION_VICTIM)
+        assert moved == footprint.bytes
+        self.swapped.add(request)
+        assert all(block < 0 for n in members for table in self.memory.block_tables(n) for block in table.blocks)
 
-    @precondition(lambda self: self.lengths)
+    @precondition(lambda self: self.swapped)
     @rule(data=st.data())
-    def free(self, data: st.DataObject) -> None:
-        sequence = data.draw(st.sampled_from(sorted(self.lengths)))
-        self.memory.free(sequence, Cause.REQUEST_FINISHED)
-        del self.lengths[sequence], self.stored[sequence]
+    def swap_in(self, data: st.DataObject) -> None:
+        request = data.draw(st.sampled_from(sorted(self.swapped)))
+        members = self.members(request)
+        if self.memory.can_swap_in(members, alone=True) is None:
+            self.memory.swap_in(request, members, Cause.RESUMPTION)
+            self.swapped.remove(request)
+            assert not any(table.host for n in members for table in self.memory.block_tables(n))
 
-    @invariant()
-    def conserved(self) -> None:
-        self.bus.flush()
-        state = self.bus.page_map
-        books = self.memory.tables()
-        waste = self.memory.waste(head_waits=False)
-        slots = self.memory.num_blocks * self.memory.block_size
-        assert waste.token_states + waste.reserved + waste.external + waste.free == slots
-        assert min(waste.token_states, waste.reserved, waste.external, waste.free) >= 0
-        assert state.waste() == waste
-        assert waste.token_states == sum(self.stored.values())
-        assert books.num_tokens == self.stored
-        # No two sequences may own the same block.
-        owned = [block for sequence in self.stored for block in self.memory.block_table(sequence)]
-        assert len(owned) == len(set(owned))
-        assert all(0 <= block < self.memory.num_blocks for block in owned)
-        if self.kind == "paged":
-            assert len(books.free_blocks) + len(owned) == self.memory.num_blocks
-            assert set(books.free_blocks).isdisjoint(owned)
-            needed = {s: -(-max(self.lengths[s][2], n) // 4) for s, n in self.stored.items()}
-            assert {s: len(t) for s, t in books.block_tables.items()} == needed, "no block too many, none too few"
+    @precondition(lambda self: self.texts)
+    @rule(data=st.data(), mass=st.lists(st.floats(0, 1), max_size=6))
+    def note_mass(self, data: st.DataObject, mass: list[float]) -> None:
+        self.memory.note_mass(data.draw(st.sampled_from(sorted(self.texts))), mass)
+
+    def teardown(self) -> None:
+        super().teardown()
+        if hasattr(self, "memory"):
+            books = self.memory.tables()
+            assert len(books.free_host_blocks) == self.num_host
+            assert books.host_ref_counts == [0] * self.num_host
 
 
-class ContiguousMachine(MemoryMachine):
-    kind = "contiguous"
-    reservation = Reservation.MAX
-
-    def make(self, bus: EventBus) -> MemoryManager:
-        return ContiguousMemory(13, 4, self.reservation, max_model_len=32, bus=bus)
-
-
-class Pow2Machine(ContiguousMachine):
-    reservation = Reservation.POW2
-
-
-class OracleMachine(ContiguousMachine):
-    reservation = Reservation.ORACLE
-
-
-_SETTINGS = settings(max_examples=30, stateful_step_count=40, deadline=None)
-TestPaged = MemoryMachine.TestCase
-TestMax = ContiguousMachine.TestCase
-TestPow2 = Pow2Machine.TestCase
-TestOracle = OracleMachine.TestCase
-for _case in (TestPaged, TestMax, TestPow2, TestOracle):
-    _case.settings = _SETTINGS
-del _case  # a class under a second name would be collected twice
-
-
-class BuddyMachine(RuleBasedStateMachine):
-    """The buddy allocator against a plain map of who owns each unit."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.buddy = BuddyAllocator(27)
-        self.regions: dict[int, int] = {}
-
-    @rule(order=st.integers(0, 4))
-    def allocate(self, order: int) -> None:
-        possible = (1 << order) <= self.buddy.largest_free
-        start = self.buddy.allocate(order)
-        assert (start is not None) == possible
-        if start is None:
-            return
-        size = 1 << order
-        assert start % size == 0, "regions are aligned to their size"
-        assert start + size <= 27
-        assert all(start + size <= s or s + n <= start for s, n in self.regions.items())
-        self.regions[start] = size
-
-    @precondition(lambda self: self.regions)
-    @rule(data=st.data())
-    def free(self, data: st.DataObject) -> None:
-        start = data.draw(st.sampled_from(sorted(self.regions)))
-        self.buddy.free(start)
-        del self.regions[start]
-
-    @invariant()
-    def conserved(self) -> None:
-        assert self.buddy.num_free + sum(self.regions.values()) == 27
-        if not self.regions:
-            assert self.buddy.largest_free == 16, "everything has merged again"
-
-
-TestBuddy = BuddyMachine.TestCase
-TestBuddy.settings = _SETTINGS
-
-
-def test_reservations_are_the_papers_three() -> None:
-    """Kwon et al., section 6.1: a true output of 25 tokens reserves 32 under Pow2."""
-    make = lambda policy: ContiguousMemory(64, 16, policy, max_model_len=512, bus=None)  # noqa: E731
-    assert make(Reservation.MAX).reserved_slots(40, 25) == 512
-    assert make(Reservation.POW2).reserved_slots(40, 25) == 40 + 32
-    assert make(Reservation.ORACLE).reserved_slots(40, 25) == 40 + 25 - 1
-
-
-def test_buddy_refuses_what_is_not_its_own() -> None:
-    buddy = BuddyAllocator(8)
-    with pytest.raises(ValueError, match="no region starts at unit 3"):
-        buddy.free(3)
-    assert buddy.allocate(4) is None
+TestPaged = PagedMachine.TestCase
+TestTiered = TieredMachine.TestCase
+TestPaged.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestTiered.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
 def test_pool_counts_references() -> None:
@@ -185,5 +108,17 @@ def test_pool_counts_references() -> None:
         pool.share(block)
     pool.allocate()
     pool.allocate()
-    with pytest.raises(PoolExhaustedError, match="all 2 blocks"):
+    with pytest.raises(PoolExhaustedError, match="none of 2 blocks"):
         pool.allocate()
+
+
+def test_a_kept_block_is_neither_free_nor_allocated() -> None:
+    pool = BlockPool(2)
+    block = pool.allocate()
+    assert pool.release(block, keep=True) == 0
+    assert (pool.num_free, pool.num_kept, pool.num_allocated) == (1, 1, 0)
+    pool.revive(block)
+    assert (pool.num_kept, pool.num_allocated, pool.ref_counts[block]) == (0, 1, 1)
+    pool.release(block, keep=True)
+    pool.recycle(block)
+    assert (pool.num_kept, pool.free_blocks()) == (0, [1, block])

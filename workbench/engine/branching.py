@@ -61,17 +61,20 @@ class Branching:
     def fork(self, request: Request, parent: Sequence, seed: int | None) -> Sequence:
         """One more sequence of a request, which goes on from where ``parent`` is."""
         number = self.number()
-        child = fork_sequence(parent, number, self.generator(seed, request.request, number + 1))
+        generator = random.Random(seed) if seed is not None else self.generator(None, request.request, number + 1)
+        child = fork_sequence(parent, number, generator)
         request.sequences.append(child)
         if not request.num_output_tokens and parent.num_computed_tokens < parent.num_prompt_tokens:
             request.pending.append(child)  # as if it had been asked for from the beginning
             return child
-        self._fork_memory(parent, child)
+        # What both have in common and is still to be computed, again perhaps, is computed once: the child waits for it.
+        shared = (parent.num_tokens - 1) // self._memory.block_size * self._memory.block_size
+        self._fork_memory(parent, child, waits=parent.num_computed_tokens < shared)
         request.live.append(child)
         return child
 
-    def _fork_memory(self, parent: Sequence, child: Sequence) -> None:
-        has_memory = self._memory.has(parent.sequence)
+    def _fork_memory(self, parent: Sequence, child: Sequence, waits: bool = False) -> None:
+        has_memory = self._memory.has(parent.sequence) and not waits
         stored = self._memory.num_stored(parent.sequence) if has_memory else 0
         stored = min(stored, child.num_tokens)
         self._emit(SequenceForked(child.request, parent.sequence, child.sequence, stored, Cause.FORK))

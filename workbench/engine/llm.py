@@ -349,8 +349,9 @@ class LLM:
             self._runner.prepare(step.plan)
         sampled, forwarded = step.launched.wait()
         self._in_flight = None
-        self._take(step.plan, sampled)
+        # First: what was read and moved is said of sequences that are still there.
         moved = self._account(step.plan, forwarded - step.scheduled_ns)
+        self._take(step.plan, sampled)
         if self._bus is not None:
             self._report(step.plan, (step.started_ns, step.scheduled_ns, forwarded), moved)
 

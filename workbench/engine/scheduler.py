@@ -147,27 +147,28 @@ class Scheduler:
         if request.beams is not None and not holds and len(live) > 1 and budget < len(live):
             return 0
         largest = self._memory.largest_chunk or budget
+        stops: dict[Sequence, int] = {}
+        # Before their siblings go on: a sliding window may take what they share away.
         for sequence in live:
-            if sequence.is_absent:
-                returned = self._bring_back(request, sequence, holds)
-                if returned is None:
-                    continue
-            else:
-                returned = True
-            count = min(sequence.num_uncomputed_tokens - holds, budget - used, largest)
-            if count <= 0 and returned:
+            if sequence.is_absent and not self._bring_back(request, sequence, holds, stops):
+                return _NO_ROOM
+        for sequence in live:
+            most = stops.get(sequence, sequence.num_tokens) - sequence.num_computed_tokens
+            count = min(sequence.num_uncomputed_tokens - holds, budget - used, largest, most)
+            if count <= 0 or sequence.is_absent:
                 continue
-            if not returned or not self._memory.try_append(sequence.sequence, sequence.num_computed_tokens + count):
+            if not self._memory.try_append(sequence.sequence, sequence.num_computed_tokens + count):
                 del plan.decodes[marks[0] :], plan.prefills[marks[1] :]
                 return _NO_ROOM
             self._plan(plan, request, sequence, count)
             used += count
         return used
 
-    def _bring_back(self, request: Request, sequence: Sequence, holds: bool) -> bool | None:
+    def _bring_back(self, request: Request, sequence: Sequence, holds: bool, stops: dict[Sequence, int]) -> bool:
         """Gives memory to a sequence that lost it with its siblings, sharing what they have in common again.
 
-        None: it has to wait for a sibling to be computed. False: there is no room.
+        If it has to wait for a sibling to be computed, it stays absent, and ``stops`` says how far the sibling may go.
+        False: there is no room.
         """
         shared, donor = 0, None
         for sibling in request.live:
@@ -177,11 +178,13 @@ class Scheduler:
                 common -= common % self._memory.block_size
                 if common > shared:
                     shared, donor = common, sibling
+        stored = 0
         if donor is not None:
             if donor.num_computed_tokens < shared:
-                return None
+                stops[donor] = min(shared, stops.get(donor, shared))
+                return True
             stored = self._memory.fork(donor.sequence, sequence.sequence, sequence.token_ids, shared)
-        else:
+        if not stored:
             limits = sequence.token_ids, sequence.num_prompt_tokens, sequence.max_tokens
             if self._memory.can_allocate(*limits, alone=True) is not None:
                 return False
@@ -258,16 +261,16 @@ class Scheduler:
         running = sum(r.width for r in self.running)
         if running + request.width > limit:
             return Shortfall(Cause.MAX_RUNNING, running + request.width, limit, "running sequences")
-        alone = not self.running
+        alone = not self.running  # then it fits as a whole, or it would have been rejected
         if request.preempted is PreemptionMode.SWAP:
-            return self._memory.can_swap_in(request.present, 0, alone)
+            return self._memory.can_swap_in(request.present, alone)
         first = request.live[0]
         return self._memory.can_allocate(
             first.token_ids,
             request.num_prompt_tokens,
             request.max_tokens,
             alone=alone,
-            more_blocks=self._blocks_of_siblings(request),
+            more_blocks=0 if alone else self._blocks_of_siblings(request),
         )
 
     def _blocks_of_siblings(self, request: Request) -> int:
@@ -398,6 +401,8 @@ class Scheduler:
         request.live.remove(sequence)
         if reason is FinishReason.CANCELLED:
             cause = Cause.CANCELLED
+            for other in request.pending:
+                other.finish_reason = reason
             request.pending = []
         else:
             cause = Cause.SEQUENCE_FINISHED if request.live else Cause.REQUEST_FINISHED

@@ -132,7 +132,7 @@ class ContiguousMemory:
     def swap_out(self, request: int, sequences: Sequence[int], cause: Cause) -> int:
         raise RuntimeError("contiguous memory has no host tier")
 
-    def can_swap_in(self, sequences: Sequence[int], num_tokens: int, alone: bool) -> Shortfall | None:
+    def can_swap_in(self, sequences: Sequence[int], alone: bool) -> Shortfall | None:
         raise RuntimeError("contiguous memory has no host tier")
 
     def swap_in(self, request: int, sequences: Sequence[int], cause: Cause) -> int:

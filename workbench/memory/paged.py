@@ -242,7 +242,7 @@ class PagedMemory:
         self._num_filled += filled
         table.blocks[index] = destination
         left = self._pool.release(source)
-        self.moves.append(Move(MoveKind.COPY, [(source, destination)], -1))
+        self.moves.append(Move(MoveKind.COPY, [(source, destination)], -1, (sequence, group, index)))
         self._emit(BlockCopied(source, destination, sequence, index, filled, left, Cause.COPY_ON_WRITE, group))
 
     def _grow(self, sequence: int, group: int, wanted: int, cause: Cause) -> None:
@@ -300,6 +300,11 @@ class PagedMemory:
             num_tokens = stored
         else:
             num_tokens -= num_tokens % self.block_size  # a page with more tokens than the child has is no use to it
+        if any(
+            table.first > self._first_seen(window, num_tokens)
+            for table, window in zip(source.tables, self.windows, strict=True)
+        ):
+            return 0
         if num_tokens == 0:
             return 0
         pages = self._blocks_for(num_tokens)
@@ -374,11 +379,15 @@ class PagedMemory:
             if window is None:
                 continue
             table = holding.tables[group]
-            needed = max(0, holding.num_tokens - window + 1) // self.block_size
+            needed = self._first_seen(window, holding.num_tokens)
             for index in range(table.first, min(needed, len(table.blocks) - 1)):
                 self._release(sequence, group, index, table.blocks[index], Cause.OUT_OF_WINDOW)
                 table.blocks[index] = -1
                 table.first = index + 1
+
+    def _first_seen(self, window: int | None, num_tokens: int) -> int:
+        """The first page that tokens behind the first ``num_tokens`` see."""
+        return 0 if window is None else max(0, num_tokens - window + 1) // self.block_size
 
     # -- without a host tier ---------------------------------------------------------------------------------------
 
@@ -395,7 +404,7 @@ class PagedMemory:
     def swap_out(self, request: int, sequences: Sequence[int], cause: Cause) -> int:
         raise RuntimeError("there is no host tier")
 
-    def can_swap_in(self, sequences: Sequence[int], num_tokens: int, alone: bool) -> Shortfall | None:
+    def can_swap_in(self, sequences: Sequence[int], alone: bool) -> Shortfall | None:
         raise RuntimeError("there is no host tier")
 
     def swap_in(self, request: int, sequences: Sequence[int], cause: Cause) -> int:

@@ -144,8 +144,8 @@ class MemoryManager(Protocol):
     def fork(self, parent: int, child: int, token_ids: Sequence[int], num_tokens: int | None = None) -> int:
         """Lets a new sequence share the pages of the first ``num_tokens`` stored tokens of another (None: of all).
 
-        If the parent has more than these, only full pages are shared. Returns how many tokens the child has now; if
-        none, it has no memory either.
+        If the parent has more than these, only full pages are shared, and none if the child would see pages that lay
+        behind the parent's sliding window. Returns how many tokens the child has now; if none, it has no memory either.
 
         Raises:
             SharingError: contiguous memory can't.
@@ -159,8 +159,8 @@ class MemoryManager(Protocol):
     def swap_out(self, request: int, sequences: Sequence[int], cause: Cause) -> int:
         """Moves all pages that hold tokens to the host tier, gives up the others; returns the bytes to be moved."""
 
-    def can_swap_in(self, sequences: Sequence[int], num_tokens: int, alone: bool) -> Shortfall | None:
-        """Why they can't come back now, with room for at least ``num_tokens`` tokens each; None if they can."""
+    def can_swap_in(self, sequences: Sequence[int], alone: bool) -> Shortfall | None:
+        """Why they can't come back now, with room to go on; None if they can. ``alone``: nothing else runs."""
 
     def swap_in(self, request: int, sequences: Sequence[int], cause: Cause) -> int:
         """Moves the pages back to the device; returns the bytes to be moved."""

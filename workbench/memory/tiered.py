@@ -77,7 +77,8 @@ class TieredMemory(PagedMemory):
             return shortfall
         if self.num_blocks < windowed + 2 * full:  # a page to fill, and one more to write to
             return shortfall
-        room = self.num_blocks + self.num_host_blocks
+        # Every full group has as many pages in either tier.
+        room = windowed + (self.num_blocks - windowed) // full * full + self.num_host_blocks // full * full
         return None if shortfall.needed <= room else Shortfall(Cause.NEVER_FITS, shortfall.needed, room, "blocks")
 
     def _is_oversize(self, num_tokens: int) -> bool:
@@ -184,17 +185,21 @@ class TieredMemory(PagedMemory):
             self._tell_unused(block, cause)
         return size
 
-    def can_swap_in(self, sequences: Sequence[int], num_tokens: int, alone: bool) -> Shortfall | None:
+    def can_swap_in(self, sequences: Sequence[int], alone: bool) -> Shortfall | None:
         pages = len({host for s in sequences for table in self._held[s].tables for host in table.host.values()})
-        return self._judge(pages + self._blocks_to_grow(sequences, num_tokens), self.num_available, alone)
+        # Alone, room to go on is made step by step.
+        more = 0 if alone else self._blocks_to_grow(sequences)
+        return self._judge(pages + more, self.num_available, alone)
 
-    def _blocks_to_grow(self, sequences: Sequence[int], num_tokens: int) -> int:
-        """Blocks that it takes for each to go on: the rest of a prompt of ``num_tokens``, or one more token."""
+    def _blocks_to_grow(self, sequences: Sequence[int]) -> int:
+        """Blocks that it takes for each to go on: for the rest of its known tokens."""
         needed = 0
         for sequence in sequences:
             holding = self._held[sequence]
-            known = max(len(holding.token_ids), num_tokens)
-            needed += sum(max(0, self._blocks_for(known) - len(table.blocks)) for table in holding.tables)
+            known = self._blocks_for(len(holding.token_ids))
+            soon = self._blocks_for(min(len(holding.token_ids), holding.num_tokens + self._max_chunk))
+            for table, window in zip(holding.tables, self.windows, strict=True):
+                needed += max(0, (known if window is None else soon) - len(table.blocks))
         return needed
 
     def swap_in(self, request: int, sequences: Sequence[int], cause: Cause) -> int:
