@@ -155,8 +155,7 @@ def prefill_kernel(  # type: ignore[no-untyped-def]
     # Keys up to the first query's own are seen by every row.
     masked_from = (before + first_query + 1) // TILE * TILE
     if HAS_BEHIND:
-        # The keys may end before the first query, or begin behind the last one.
-        end = tl.maximum(end, 0)
+        # The keys may end before the first query, or begin behind the last one (then there is nothing to do).
         masked_from = tl.maximum(tl.minimum(before + first_query + 1, length), 0) // TILE * TILE
     if HAS_WINDOW:
         lowest = tl.maximum(before + first_query - window + 1, 0)

@@ -101,6 +101,7 @@ def test_chosen_pages(
     num_heads, kv_heads = heads
     counts = [-(-length // block_size) for length in lengths]
     bounds = torch.randn(len(lengths), num_heads, max(counts) + data.draw(st.integers(0, 3), "spare"))
+    bounds -= data.draw(st.sampled_from([0, 5]), "below 0")
     if ties:
         bounds = bounds.round()
     # Unread pages may hold anything.
@@ -160,6 +161,11 @@ def test_pages_without_known_keys_come_first() -> None:
     bounds = score_bounds(torch.tensor([[[1.0, 0.0, -1.0, 2.0]]]), lo, hi, tables, lens, 1)
     assert bounds[0, 0].tolist() == [200.0] * 3 + [math.inf] + [200.0] * 2
     assert choose_pages(bounds, lens, 1, 3, num_kv_heads=1)[0, 0].tolist() == [0, 3, 5]
+    for unknown in (math.inf, math.nan):  # not before the first and the last page
+        poisoned = torch.full_like(bounds, unknown)
+        assert choose_pages(poisoned, lens, 1, 2, num_kv_heads=1)[0, 0].tolist() == [0, 5]
+        poisoned[0, 0, :4] = -1
+        assert choose_pages(poisoned, lens, 1, 3, num_kv_heads=1)[0, 0].tolist() == [0, 4, 5]
     before = lo.clone(), hi.clone()
     update_bounds(torch.zeros(0, 1, 4), torch.zeros(0, dtype=torch.int64), lo, hi, 1)
     update_bounds(torch.zeros(2, 1, 4), torch.tensor([-1, -7]), lo, hi, 1)

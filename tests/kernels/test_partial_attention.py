@@ -26,7 +26,7 @@ from paged_kernels.prefill import PrefillConfig, PrefillPlan, paged_attention_pr
 from tests.kernels.test_triton_attention import Scene, draw_options, make_scene, relative_error
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
-FEW = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 HEADS = st.sampled_from([(4, 4), (8, 2), (6, 1)])
 DTYPES = st.sampled_from([torch.float32, torch.float32, torch.bfloat16])
 
@@ -175,6 +175,21 @@ def test_behind_matches_reference(
     expected, expected_lse = reference.paged_attention_decode(q[:num_seqs], *tensors, **options)
     torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("behind", [1, 17, 32, 33, 34])
+def test_decoding_at_the_edge_of_a_window(device: str, behind: int) -> None:
+    lengths = [200, 97, 33, 5, 0]
+    scene = make_scene(lengths, device, lowest=[min(n, max(0, n + behind - 33)) for n in lengths])
+    tensors = (scene.k_cache, scene.v_cache, scene.block_tables, scene.context_lens)
+    q = torch.randn(5, 4, 64, device=device)
+    for sinks in (None, torch.randn(4, device=device)):
+        out, lse = torch.full_like(q, math.nan), torch.full((5, 4), math.nan, device=device)
+        options: dict[str, Any] = {"scale": 0.125, "window": 33, "behind": behind, "sinks": sinks}
+        paged_attention_decode(q, *tensors, **options, out=out, lse=lse)
+        expected, expected_lse = reference.paged_attention_decode(q, *tensors, **options)
+        torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
