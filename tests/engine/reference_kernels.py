@@ -27,7 +27,9 @@ class ReferenceKernels(Kernels):
     def decode_plan(self, layer: LayerGeometry, max_seqs: int, dtype: torch.dtype, device: torch.device) -> Any:
         return _Plan()
 
-    def prefill_plan(self, layer: LayerGeometry, dtype: torch.dtype, device: torch.device) -> Any:
+    def prefill_plan(
+        self, layer: LayerGeometry, dtype: torch.dtype, cache_dtype: torch.dtype, device: torch.device
+    ) -> Any:
         return _Plan()
 
     def decode(self, q: Tensor, *args: Tensor, plan: _Plan, out: Tensor, **options: Any) -> Tensor:  # type: ignore[override]

@@ -77,7 +77,12 @@ def assemble(config: EngineConfig, model: LoadedModel, bus: EventBus | None) -> 
     groups = group_layers(model.layers, frees, max_model_len)
     stored = [model.layers[groups.place_of.index(place)] for place in range(groups.layers_per_page)]
     size = bytes_per_block(stored, config.block_size, dtype)
-    num_blocks = _num_blocks(config, model, attention, max_model_len)
+    num_blocks = config.num_blocks
+    if num_blocks is None:
+        _check_pool_can_be_measured(model, attention)
+        from workbench.engine.gpu.pool import blocks_that_fit
+
+        num_blocks = blocks_that_fit(model, config, max_model_len, groups, stored, dtype, size)
     memory = make_memory(config, num_blocks, size, groups.windows, max_model_len, bus)
     caches = allocate_kv_cache(stored, num_blocks, config.block_size, dtype, model.device)
     host, is_cuda = None, model.device.type == "cuda"
@@ -157,14 +162,9 @@ def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:
     return asked
 
 
-def _num_blocks(config: EngineConfig, model: LoadedModel, attention: AttentionChoice, max_model_len: int) -> int:
-    if config.num_blocks is not None:
-        return config.num_blocks
+def _check_pool_can_be_measured(model: LoadedModel, attention: AttentionChoice) -> None:
     if model.device.type != "cuda" or attention.name != "triton":
         raise ConfigError(
             "num_blocks=None: the pool's size can be taken from free memory only on a CUDA device with Triton "
             f"attention (here: {model.device.type}, {attention.name}); give a number"
         )
-    from workbench.engine.gpu.pool import blocks_that_fit
-
-    return blocks_that_fit(model, config, max_model_len)

@@ -12,6 +12,7 @@ It knows nothing of the KV memory: the caller copies or shares the parents' keys
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ _NEVER = -1.0e9
 
 @dataclass(frozen=True)
 class BeamMove:
-    """A beam of the next step: it continues the beam ``parent`` of this step with ``token_id``.
+    """A beam of the next step: it continues the beam ``parent`` (its row in this step's logits) with ``token_id``.
 
     ``score`` is the sum of the log probabilities of all its generated tokens.
     """
@@ -55,11 +56,12 @@ class BeamSearch:
 
     Args:
         beam_width: beams that run at the same time. With 1 it decodes greedily, as `transformers` does then: no other
-            setting but ``max_tokens`` and ``eos_token_ids`` matters.
+            setting but ``max_tokens`` and ``eos_token_ids`` matters, and the score is the sum of log probabilities.
         max_tokens: most tokens to generate.
         eos_token_ids: tokens that end a hypothesis; an empty set for ``ignore_eos``.
         length_penalty: a hypothesis' score is divided by its number of tokens to this power: above 0 favours long
-            texts, since log probabilities are negative; below 0 short ones.
+            texts, since log probabilities are negative; below 0 short ones. Far below, say -10, scores fall under
+            -1e9, and empty texts beat them, as they do in `transformers`.
         early_stopping: when to stop, once there are ``beam_width`` hypotheses. True: at once. False: when the best
             beam, if it ended now, would not beat the worst of them. "never": when it could not even if it grew to the
             most favourable length, all further tokens being certain.
@@ -80,8 +82,10 @@ class BeamSearch:
     ) -> None:
         check("beam_width", beam_width, is_int(beam_width, 1), "an integer of at least 1")
         check("max_tokens", max_tokens, is_int(max_tokens, 1), "an integer of at least 1")
-        penalty_ok = type(length_penalty) in (int, float) and math.isfinite(length_penalty)
-        check("length_penalty", length_penalty, penalty_ok, "a number")
+        # Python refuses a power above the largest float: here, not in the middle of the search.
+        largest = math.log(sys.float_info.max) / math.log(max(2, max_tokens))
+        penalty_ok = type(length_penalty) in (int, float) and -largest < length_penalty < largest
+        check("length_penalty", length_penalty, penalty_ok, f"a number between {-largest:.4g} and {largest:.4g}")
         stopping_ok = type(early_stopping) is bool or early_stopping == "never"
         check("early_stopping", early_stopping, stopping_ok, "True, False or 'never'")
         return_ok = is_int(num_return, 1, beam_width)
@@ -89,9 +93,9 @@ class BeamSearch:
         self._width = beam_width
         self._max_tokens = max_tokens
         self._eos = frozenset(eos_token_ids)
-        self._length_penalty = length_penalty
-        # Greedy decoding ends with the first hypothesis.
-        self._early_stopping = early_stopping if beam_width > 1 else True
+        # Greedy decoding compares no texts, so nothing may push a score below `_NEVER`.
+        self._length_penalty = length_penalty if beam_width > 1 else 0.0
+        self._early_stopping = early_stopping
         self._num_return = num_return
 
         self._num_generated = 0
@@ -126,7 +130,8 @@ class BeamSearch:
 
         Raises:
             RuntimeError: the search is done.
-            ValueError: the logits' shape is wrong, or the vocabulary has no tokens but those that end a hypothesis.
+            ValueError: the logits' shape is wrong, or the vocabulary is smaller than 2 or than the number of tokens
+                that end a hypothesis, plus one: `transformers` can't choose either then.
         """
         if self._is_done:
             raise RuntimeError("the beam search is done")
@@ -134,15 +139,15 @@ class BeamSearch:
         if logits.ndim != 2 or len(logits) != num_rows:
             raise ValueError(f"logits have the shape {list(logits.shape)}, not [{num_rows}, vocab_size]")
         values, parents, token_ids = self._candidates(logits, suppressed)
-        texts = [self._tokens[parent] + [token_id] for parent, token_id in zip(parents, token_ids, strict=True)]
         self._num_generated += 1
         is_last = self._num_generated == self._max_tokens
         ends = torch.tensor([is_last or token_id in self._eos for token_id in token_ids])
         running_values = values + ends.float() * _NEVER
-        running = torch.topk(running_values, self._width).indices
-        self._scores = running_values[running]
-        self._collect(values, texts, ends)
-        self._tokens = [texts[i] for i in running.tolist()]
+        best = torch.topk(running_values, self._width).indices
+        running = best.tolist()
+        self._scores = running_values[best]
+        self._collect(values, parents, token_ids, ends)
+        self._tokens = [[*self._tokens[parents[i]], token_ids[i]] for i in running]
 
         is_full = self._early_stopping is True and bool(self._is_ended.all())
         self._is_done = is_full or bool(ends.all()) or not self._can_improve()
@@ -151,7 +156,7 @@ class BeamSearch:
         # While there is only the prompt, all beams are copies of the one row.
         return [
             BeamMove(parents[i] if self._num_generated > 1 else 0, token_ids[i], score)
-            for i, score in zip(running.tolist(), self._scores.tolist(), strict=True)
+            for i, score in zip(running, self._scores.tolist(), strict=True)
         ]
 
     def results(self) -> list[Hypothesis]:
@@ -189,18 +194,20 @@ class BeamSearch:
         places = indices.tolist()
         return values.cpu(), [i // vocab_size for i in places], [i % vocab_size for i in places]
 
-    def _collect(self, values: Tensor, texts: list[list[int]], ends: Tensor) -> None:
+    def _collect(self, values: Tensor, parents: list[int], token_ids: list[int], ends: Tensor) -> None:
         """Keeps the best of the hypotheses so far and the candidates that end now.
 
         Only the first ``beam_width`` candidates may end: those behind are there to run in their place.
         """
-        is_new = ends & (torch.arange(len(texts)) < self._width)
+        is_new = ends & (torch.arange(len(token_ids)) < self._width)
         penalised = values / self._num_generated**self._length_penalty
         penalised += ~is_new * _NEVER
         scores = torch.cat((self._ended_scores, penalised))
         best = torch.topk(scores, self._width).indices
-        texts = self._ended + texts
-        self._ended = [texts[i] for i in best.tolist()]
+        self._ended = [
+            self._ended[i] if i < 0 else [*self._tokens[parents[i]], token_ids[i]]
+            for i in (best - self._width).tolist()
+        ]
         self._ended_scores = scores[best]
         self._is_ended = torch.cat((self._is_ended, is_new))[best]
 

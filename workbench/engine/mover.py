@@ -28,6 +28,9 @@ class Transfer:
 class Mover(Protocol):
     """Carries moves out, in order, before the step's tokens are computed."""
 
+    def follow(self, device: list[tuple[Tensor, Tensor]], host: list[tuple[Tensor, Tensor]]) -> None:
+        """What else is kept per page, and moves along: tensors ``[num_blocks, ...]`` and their twins for host pages."""
+
     def carry_out(self, moves: list[Move]) -> None:
         """Carries the moves out, or orders them to be, and empties the list. It may be called again if it raises."""
 
@@ -52,8 +55,7 @@ class TorchMover:
         self._transfers: list[Transfer] = []
         self._followers: list[tuple[Tensor, Tensor]] = []
 
-    def follow(self, device: Sequence[tuple[Tensor, Tensor]], host: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """What else is kept per page, and moves along: tensors ``[num_blocks, ...]`` and their twins for host pages."""
+    def follow(self, device: list[tuple[Tensor, Tensor]], host: list[tuple[Tensor, Tensor]]) -> None:
         for here, there in zip(device, host, strict=True):
             self._followers += zip(here, there, strict=True)
 

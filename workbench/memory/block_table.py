@@ -35,9 +35,11 @@ class Move:
 
     Attributes:
         pairs: source page, destination page.
-        request: for whom.
+        request: for whom; -1: for whoever has the sequence in ``place``.
+        place: sequence, layer group and logical index whose page is another one now (copy-on-write).
     """
 
     kind: MoveKind
     pairs: list[tuple[int, int]]
     request: int
+    place: tuple[int, int, int] | None = None

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from workbench.models.geometry import LayerGeometry
+from workbench.models.paged_batch import Options, Reader
 
 
 class Kernels:
@@ -38,10 +39,12 @@ class Kernels:
             max_seqs, layer.num_heads, layer.num_kv_heads, layer.value_head_dim, device, config
         )
 
-    def prefill_plan(self, layer: LayerGeometry, dtype: torch.dtype, device: torch.device) -> Any:
+    def prefill_plan(
+        self, layer: LayerGeometry, dtype: torch.dtype, cache_dtype: torch.dtype, device: torch.device
+    ) -> Any:
         """The same for its prompt chunks."""
         group = layer.num_heads // layer.num_kv_heads
-        config = self._prefill.PrefillConfig.choose(layer.head_dim, layer.value_head_dim, dtype, dtype, group)
+        config = self._prefill.PrefillConfig.choose(layer.head_dim, layer.value_head_dim, dtype, cache_dtype, group)
         return self._prefill.PrefillPlan(group, device, config)
 
 
@@ -66,6 +69,12 @@ class StepState:
     Attributes:
         handle: the number by which the operator finds this state.
         calls: how often each layer called the operator since it was last set to 0.
+        reader: stands between the layers and their pages in the step in progress; None in most steps.
+        scales: what a stored value of 1 stands for, for keys and values in float8; empty otherwise.
+
+    Args:
+        dtype: of the model.
+        group_of: per layer, its group of block tables; None: there is one.
     """
 
     _by_handle: weakref.WeakValueDictionary[int, StepState] = weakref.WeakValueDictionary()
@@ -77,18 +86,27 @@ class StepState:
         caches: Sequence[tuple[Tensor, Tensor]],
         max_seqs: int,
         kernels: Kernels,
+        dtype: torch.dtype | None = None,
+        group_of: Sequence[int] | None = None,
     ) -> None:
         self.caches = caches
         self.calls = [0] * len(layers)
-        dtype, device = caches[0][0].dtype, caches[0][0].device
+        cache_dtype, device = caches[0][0].dtype, caches[0][0].device
+        dtype = dtype or cache_dtype
         self.kernels = kernels
+        self.reader: Reader | None = None
+        self.scales: dict[str, Tensor] = {}
+        if cache_dtype != dtype:
+            one = torch.ones(1, dtype=torch.float32, device=device)
+            self.scales = {"k_scale": one, "v_scale": one}
+        self._group_of = group_of or [0] * len(layers)
         self._decode_plans: dict[LayerGeometry, Any] = {}
         self._prefill_plans: dict[LayerGeometry, Any] = {}
         self._layers = layers
         for layer in layers:
             if layer not in self._decode_plans:
                 self._decode_plans[layer] = kernels.decode_plan(layer, max_seqs, dtype, device)
-                self._prefill_plans[layer] = kernels.prefill_plan(layer, dtype, device)
+                self._prefill_plans[layer] = kernels.prefill_plan(layer, dtype, cache_dtype, device)
         with self._lock:
             # The lowest one that is free: engines one after another have the same, and share what was compiled for it.
             self.handle = next(number for number in itertools.count(2) if number not in self._by_handle)
@@ -106,8 +124,8 @@ class StepState:
 
     def begin(
         self,
-        slots: Tensor,
-        block_tables: Tensor,
+        slots: Sequence[Tensor],
+        block_tables: Sequence[Tensor],
         context_lens: Tensor,
         num_decodes: int,
         query_start: Tensor | None = None,
@@ -115,8 +133,8 @@ class StepState:
         """Sets the step. No tensor is copied, and nothing waits for the device.
 
         Args:
-            slots: int64 ``[num_tokens]``, the slot of every token; negative: nothing is stored.
-            block_tables: int32 ``[num_seqs, max_blocks]``.
+            slots: per layer group, int64 ``[num_tokens]``, the slot of every token; negative: nothing is stored.
+            block_tables: per layer group, int32 ``[num_seqs, max_blocks]``.
             context_lens: int32 ``[num_seqs]``, tokens in the cache after this step; 0 for a row of padding.
             num_decodes: the first so many sequences have one token each.
             query_start: int32 ``[num_seqs - num_decodes + 1]``, where each prompt chunk begins, counted from the first
@@ -129,7 +147,7 @@ class StepState:
                 plan.update(context_lens[:num_decodes], window=layer.window)
         if query_start is not None:
             for plan in self._prefill_plans.values():
-                plan.update(query_start, context_lens[num_decodes:], slots.shape[0] - num_decodes)
+                plan.update(query_start, context_lens[num_decodes:], slots[0].shape[0] - num_decodes)
 
     def attend(
         self,
@@ -149,18 +167,29 @@ class StepState:
             raise ValueError(f"layer {layer} has a window of {window}; when it was examined it had {kind.window}")
         k_cache, v_cache = self.caches[layer]
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-        self.kernels.cache_write(k, v, k_cache, v_cache, self._slots)
-        out = q.new_empty(q.shape[0], q.shape[1], v.shape[2])
-        options: dict[str, Any] = {"scale": scale, "window": window, "softcap": softcap, "sinks": sinks}
+        self.kernels.cache_write(k, v, k_cache, v_cache, self._slots[self._group_of[layer]], **self.scales)
+        options = Options(scale, window, softcap, sinks)
+        if self.reader is None:
+            return self._attend_plainly(layer, q, options)
+        return self.reader.attend(layer, q, k, lambda: self._attend_plainly(layer, q, options), options)
+
+    def _attend_plainly(self, layer: int, q: Tensor, asked: Options) -> Tensor:
+        """Attention over all pages on the device."""
+        kind, tables = self._layers[layer], self._tables[self._group_of[layer]]
+        k_cache, v_cache = self.caches[layer]
+        out = q.new_empty(q.shape[0], q.shape[1], v_cache.shape[3])
+        options: dict[str, Any] = {
+            "scale": asked.scale, "window": asked.window, "softcap": asked.softcap, "sinks": asked.sinks, **self.scales
+        }  # fmt: skip
         n = self._num_decodes
         if n:
             self.kernels.decode(
-                q[:n], k_cache, v_cache, self._tables[:n], self._lens[:n],
+                q[:n], k_cache, v_cache, tables[:n], self._lens[:n],
                 plan=self._decode_plans[kind], out=out[:n], **options,
             )  # fmt: skip
         if self._query_start is not None:
             self.kernels.prefill(
-                q[n:], k_cache, v_cache, self._tables[n:], self._lens[n:], self._query_start,
+                q[n:], k_cache, v_cache, tables[n:], self._lens[n:], self._query_start,
                 plan=self._prefill_plans[kind], out=out[n:], **options,
             )  # fmt: skip
         return out

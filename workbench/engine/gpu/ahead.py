@@ -32,23 +32,24 @@ class GuessingBuffers(StepBuffers):
     def guess(self, chunks: list[Chunk], size: int) -> Guess | None:
         """Stages the next step, all but its tokens, as if it decoded ``chunks`` and nothing else happened before.
 
-        None if it can't be known which pages they would get. Otherwise the next step is this one, if it `fits`, or the
+        There must be one layer group. None if it can't be known which pages they would get. Otherwise the next step is
+        this one, if it `fits`, or the
         guess has to be taken back (`withdraw`).
         """
         self.decode.wait()
         guess = Guess(chunks, [], size)
 
-        def grow(rows: list[tuple[int, int]]) -> None:
+        def grow(group: int, rows: list[tuple[int, int]]) -> None:
             for (row, sequence), block in zip(rows, self._memory.peek(len(rows)), strict=False):
-                page = int(self._known[row])
-                self._tables[row, page] = block
-                self._known[row] = page + 1
-                self._growth.append((row * self._width + page, block))
+                page = int(self._known[group, row])
+                self._tables[group, row, page] = block
+                self._known[group, row] = page + 1
+                self._growth.append((self._cell(group, row, page), block))
                 guess.grown.append((row, sequence, page, block))
 
         self._fill_decodes(chunks, self.decode.host, grow)
         self._drawn = self.decode.host["uniforms"], self._decodes, []
-        if (self._computed[self._decodes.rows] // self._block_size >= self._known[self._decodes.rows]).any():
+        if (self._computed[self._decodes.rows] // self._block_size >= self._known[0, self._decodes.rows]).any():
             self.withdraw(guess)
             return None
         self._fill_rest(len(chunks), size)
@@ -64,6 +65,8 @@ class GuessingBuffers(StepBuffers):
         table = self._memory.block_table
         if (
             plan.prefills
+            or plan.samples_mass
+            or self._memory.moves
             or plan.decodes != guess.chunks
             or guess.chunks != self._decodes.chunks
             or any(table(sequence)[page : page + 1] != [block] for _, sequence, page, block in guess.grown)
@@ -76,6 +79,6 @@ class GuessingBuffers(StepBuffers):
         """Takes a guess back, as if it had never been made."""
         for row, sequence, _, _ in guess.grown:
             if self._rows.get(sequence) == row:
-                self._known[row] -= 1
+                self._known[0, row] -= 1
         self._growth.clear()
         self.put_draws_back()

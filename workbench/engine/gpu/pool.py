@@ -4,36 +4,53 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 
 import torch
 
 from workbench.engine.config import EngineConfig
 from workbench.engine.gpu.graphs import graph_sizes
 from workbench.engine.gpu.runner import TritonRunner
+from workbench.engine.storage import Storage
 from workbench.memory import PagedMemory, allocate_kv_cache
+from workbench.models.geometry import LayerGeometry
+from workbench.models.layer_groups import LayerGroups
 from workbench.models.loading import LoadedModel
 
 log = logging.getLogger(__name__)
 
 
-def blocks_that_fit(model: LoadedModel, config: EngineConfig, max_model_len: int) -> int:
+def blocks_that_fit(
+    model: LoadedModel,
+    config: EngineConfig,
+    max_model_len: int,
+    groups: LayerGroups,
+    stored: Sequence[LayerGeometry],
+    dtype: torch.dtype,
+    bytes_per_block: int,
+) -> int:
     """Pages for ``gpu_memory_utilization``, no more than ``max_num_seqs`` of the longest sequences can use.
 
     The largest step is run once on a pool of a single page, to see what else than the pool needs memory. As much is
     kept for the graphs of decode steps, and their logits.
 
+    Args:
+        stored: the layers whose keys and values a page holds, in ``dtype``, ``bytes_per_block`` in all.
+
     Raises:
         MemoryError: not even one page fits.
     """
-    device, bytes_per_block = model.device, config.block_size * model.geometry.kv_bytes_per_token
+    device = model.device
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     runner = TritonRunner(
         model,
-        allocate_kv_cache(model.layers, 1, config.block_size, model.dtype, device),
-        PagedMemory(1, config.block_size, 0.0, None),
-        dataclasses.replace(config, compile=False, cuda_graphs=False),
+        Storage(allocate_kv_cache(stored, 1, config.block_size, dtype, device), None, groups),
+        PagedMemory(1, config.block_size, 0.0, None, windows=groups.windows),
+        dataclasses.replace(
+            config, compile=False, cuda_graphs=False, num_host_blocks=0, attention_pages=None, measure_selection=False
+        ),
         max_model_len,
     )
     runner.run_padding(config.max_num_batched_tokens)
@@ -48,7 +65,7 @@ def blocks_that_fit(model: LoadedModel, config: EngineConfig, max_model_len: int
         logits = sum(graph_sizes(config.max_num_seqs)) * model.geometry.vocab_size * model.dtype.itemsize
         graphs = step + logits
     room = int(total * config.gpu_memory_utilization) - (total - free) - step - graphs
-    needed = config.max_num_seqs * -(-max_model_len // config.block_size)
+    needed = config.max_num_seqs * -(-max_model_len // config.block_size) * len(groups.windows)
     blocks = min(room // bytes_per_block, needed, 1 << 22)
     log.info("%d pages of %d bytes: %.1f of %.1f GB free, a step needs %.2f", blocks, bytes_per_block, free / 1e9,
              total / 1e9, step / 1e9)  # fmt: skip

@@ -14,11 +14,20 @@ from torch import Tensor
 
 from workbench.engine.config import EngineConfig
 from workbench.engine.gpu.ahead import Guess, GuessingBuffers
+from workbench.engine.gpu.buffers import slots_of
 from workbench.engine.gpu.graphs import DecodeGraphs, graph_sizes
+from workbench.engine.gpu.kernel_ops import KernelOps
+from workbench.engine.gpu.mover import GpuMover
 from workbench.engine.gpu.sampling import pick_tokens
+from workbench.engine.gpu.staging import Staging
 from workbench.engine.launched import Launched
+from workbench.engine.mover import Mover, TorchMover
 from workbench.engine.plan import Chunk, StepPlan
+from workbench.engine.reader import PageReader, needs_reader
 from workbench.engine.sampler import Sampled, sample
+from workbench.engine.storage import Storage
+from workbench.engine.torch_ops import TorchOps
+from workbench.events.types import AnyEvent
 from workbench.memory.protocol import MemoryManager
 from workbench.models.attention_op import Kernels, StepState
 from workbench.models.hook import HookError
@@ -37,8 +46,10 @@ _Choice = tuple[int, dict[int, float] | None]
 class _OnDevice:
     """A step whose tokens are on their way to the host."""
 
-    def __init__(self, runner: TritonRunner, count: int, special: dict[int, _Choice]) -> None:
-        self._runner, self._count, self._special = runner, count, special
+    def __init__(
+        self, runner: TritonRunner, count: int, special: dict[int, _Choice], beams: dict[int, Tensor] | None = None
+    ) -> None:
+        self._runner, self._count, self._special, self._beams = runner, count, special, beams or {}
         self._rows = runner.buffers.sampling_rows
         self._done: tuple[Sampled, int] | None = None
 
@@ -54,7 +65,7 @@ class _OnDevice:
         for at, (token, values) in self._special.items():
             tokens[at], logprobs[at] = token, values
         self._runner.buffers.sampled(self._rows, tokens)
-        self._done = Sampled(tokens.tolist(), logprobs), forwarded
+        self._done = Sampled(tokens.tolist(), logprobs, self._beams), forwarded
         self._runner.launch_guess(tokens)
         return self._done
 
@@ -63,7 +74,7 @@ class TritonRunner:
     """Runs packed steps of one model on one KV pool. The host waits for nothing but the sampled tokens.
 
     Args:
-        caches: per layer, K and V: ``[num_blocks, block_size, num_kv_heads, head_dim]``.
+        storage: the tensors of both tiers.
         max_model_len: longest sequence in tokens.
         kernels: others than those of `paged_kernels`, for tests.
     """
@@ -71,7 +82,7 @@ class TritonRunner:
     def __init__(
         self,
         model: LoadedModel,
-        caches: list[tuple[Tensor, Tensor]],
+        storage: Storage,
         memory: MemoryManager,
         config: EngineConfig,
         max_model_len: int,
@@ -82,7 +93,17 @@ class TritonRunner:
         self.overlaps = is_cuda
         self._model, self._max_model_len = model, max_model_len
         self._max_tokens = config.max_num_batched_tokens
-        self._state = StepState(model.layers, caches, max_seqs, kernels or Kernels())
+        group_of = storage.groups.group_of
+        self._state = StepState(model.layers, storage.by_layer, max_seqs, kernels or Kernels(), model.dtype, group_of)
+        self.mover: Mover = GpuMover(storage) if is_cuda else TorchMover(storage.caches, storage.host)
+        self._memory = memory
+        self._reader: PageReader | None = None
+        if needs_reader(config):
+            ops = KernelOps(self._state.scales) if is_cuda else TorchOps()
+            self._reader = PageReader(config, storage, group_of, ops)
+            self.mover.follow(self._reader.bounds, self._reader.host_bounds)
+        # Which pages come next is foreseen for one table per sequence, without a window.
+        self._foresees = memory.windows == (None,) and config.attention_pages is None
         self.buffers = GuessingBuffers(
             memory, max_seqs, self._max_tokens, -(-max_model_len // memory.block_size), device
         )
@@ -118,28 +139,55 @@ class TritonRunner:
             self.buffers.withdraw(guess)
         try:
             with _CAPTURE:
-                count, special = self._launch(plan)
+                self.buffers.replace_pages(self._memory.moves)
+                self.mover.carry_out(self._memory.moves)
+                count, special, beams = self._launch(plan)
         except BaseException:
             self.buffers.put_draws_back()
             raise
+        finally:
+            self._state.reader = None
         self.buffers.launched(plan)
-        return _OnDevice(self, count, special)
+        return _OnDevice(self, count, special, beams)
 
-    def _launch(self, plan: StepPlan) -> tuple[int, dict[int, _Choice]]:
-        """Stages and launches a step; returns how many of its chunks sample, and the choices that were made here."""
+    def _launch(self, plan: StepPlan) -> tuple[int, dict[int, _Choice], dict[int, Tensor]]:
+        """Stages and launches a step; returns how many tokens it samples, the choices that were made here, and what
+        beam searches go on from."""
         if plan.prefills:
             tokens, count = self.buffers.fill_mixed(plan)
             self.buffers.mixed.upload()
+            self._begin_reading(plan, self.buffers.mixed, tokens)
             logits = self._mixed(tokens, len(plan.decodes), len(plan.chunks), count)
-        else:
+        elif plan.decodes:
             count = len(plan.decodes)
             size = self.graphs.size_for(count)
             self.buffers.fill_decode(plan.decodes, size)
             self.buffers.decode.upload()
-            logits = self.graphs.run(size)
-        special = self._sample_special(logits)
+            is_read = self._begin_reading(plan, self.buffers.decode, size)
+            logits = self._decode(size) if is_read else self.graphs.run(size)
+        else:  # only pages move
+            self._fetch(0)
+            self.buffers.sampling_rows = np.zeros(0, np.int64)
+            return 0, {}, {}
+        special, beams = self._sample_special(logits)
         self._fetch(count)
-        return count, special
+        return count, special, beams
+
+    def _begin_reading(self, plan: StepPlan, staging: Staging, tokens: int) -> bool:
+        """Lets the reader look at the step; whether it stands between layers and pages now."""
+        if self._reader is None:
+            return False
+        tables = [self._memory.block_tables(chunk.sequence.sequence) for chunk in plan.chunks]
+        starts = [chunk.sequence.num_computed_tokens for chunk in plan.chunks]
+        spans = [(start, start + chunk.count) for start, chunk in zip(starts, plan.chunks, strict=True)]
+        slots = [staging.device[slots_of(group)][:tokens] for group in range(self.buffers.num_groups)]
+        if not self._reader.begin(plan, tables, spans, slots):
+            return False
+        self._state.reader = self._reader
+        return True
+
+    def take_readings(self) -> list[AnyEvent]:
+        return self._reader.take_readings() if self._reader is not None else []
 
     def _fetch(self, count: int) -> None:
         """Enqueues the copy of the new tokens to the host."""
@@ -159,8 +207,10 @@ class TritonRunner:
         slots that nothing refers to yet, and they are the same that the second one stores.
         """
         self._forget_guess()  # there is one if this is called again after an interruption
-        if not self.overlaps or plan.prefills or self.buffers.special:
+        if not self.overlaps or plan.prefills or self.buffers.special or not self._foresees:
             return
+        if any(part.host for chunk in plan.decodes[:1] for part in self._memory.block_tables(chunk.sequence.sequence)):
+            return  # it is larger than the device, and so alone
         chunks: list[Chunk] = []
         stops: set[int] = set()
         for chunk in plan.decodes:
@@ -198,9 +248,11 @@ class TritonRunner:
     def _decode(self, size: int) -> Tensor:
         """The launches of a decode step, on static buffers: fit for a CUDA graph, and to be run again."""
         buffers, arrays = self.buffers, self.buffers.decode.device
-        buffers.write_tables(arrays["growth_at"][:size], arrays["growth_block"][:size])
-        tables = buffers.tables.index_select(0, arrays["rows"][:size])
-        self._state.begin(arrays["slots"][:size], tables, arrays["context_lens"][:size], size)
+        cells = size * buffers.num_groups
+        buffers.write_tables(arrays["growth_at"][:cells], arrays["growth_block"][:cells])
+        tables = buffers.tables.index_select(1, arrays["rows"][:size]).unbind()
+        slots = [arrays[slots_of(group)][:size] for group in range(buffers.num_groups)]
+        self._state.begin(slots, tables, arrays["context_lens"][:size], size)
         logits = self._forward(arrays["ids"][:size], arrays["positions"][:size], arrays["logit_rows"][:size])
         pick_tokens(logits, arrays["temperatures"][:size], arrays["uniforms"][:size], self._tokens[:size])
         return logits
@@ -208,9 +260,10 @@ class TritonRunner:
     def _mixed(self, tokens: int, decodes: int, seqs: int, sampling: int) -> Tensor:
         """The launches of a step with prompt chunks in it."""
         buffers, arrays = self.buffers, self.buffers.mixed.device
-        tables = buffers.tables.index_select(0, arrays["rows"][:seqs])
+        tables = buffers.tables.index_select(1, arrays["rows"][:seqs]).unbind()
         query_start = arrays["query_start"][: seqs - decodes + 1]
-        self._state.begin(arrays["slots"][:tokens], tables, arrays["context_lens"][:seqs], decodes, query_start)
+        slots = [arrays[slots_of(group)][:tokens] for group in range(buffers.num_groups)]
+        self._state.begin(slots, tables, arrays["context_lens"][:seqs], decodes, query_start)
         rows = arrays["logit_rows"][: sampling if self._call is None else max(sampling, 2)]
         logits = self._forward(arrays["ids"][:tokens], arrays["positions"][:tokens], rows)[:sampling]
         pick_tokens(logits, arrays["temperatures"][:sampling], arrays["uniforms"][:sampling], self._tokens[:sampling])
@@ -226,14 +279,18 @@ class TritonRunner:
             self._check_calls()
         return logits
 
-    def _sample_special(self, logits: Tensor) -> dict[int, _Choice]:
-        """Tokens and log probabilities of requests that need more than `pick_tokens` does, by place in the sample."""
+    def _sample_special(self, logits: Tensor) -> tuple[dict[int, _Choice], dict[int, Tensor]]:
+        """Tokens and log probabilities of requests that need more than `pick_tokens` does, by place in the sample.
+
+        And of every beam search the logits, by request.
+        """
         special = self.buffers.special
         if not special:
-            return {}
+            return {}, {}
         places = [at for at, _ in special]
-        sampled = sample(logits[places], [chunk.sequence for _, chunk in special])
-        return dict(zip(places, zip(sampled.token_ids, sampled.logprobs, strict=True), strict=True))
+        sampled = sample(logits[places], [sequence for _, sequence in special])
+        choices = dict(zip(places, zip(sampled.token_ids, sampled.logprobs, strict=True), strict=True))
+        return choices, sampled.beam_logits
 
     def _forget_guess(self) -> None:
         guess, self._guess = self._guess, None
@@ -271,7 +328,8 @@ class TritonRunner:
         arrays["context_lens"][:count] = [end - start for start, end in zip(starts, ends, strict=True)]
         arrays["rows"][:count] = buffers.max_seqs
         arrays["ids"][:num_tokens] = 0
-        arrays["slots"][:num_tokens] = -1
+        for group in range(buffers.num_groups):
+            arrays[slots_of(group)][:num_tokens] = -1
         for start, end in zip(starts, ends, strict=True):
             arrays["positions"][start:end] = range(end - start)
         arrays["logit_rows"][:] = 0
