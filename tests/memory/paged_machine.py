@@ -143,6 +143,7 @@ class PagedMachine(RuleBasedStateMachine):
         return self.memory.try_append(number, total)
 
     def write(self, number: int, count: int) -> None:
+        self.assert_spells(number, self.contents)
         text, size = self.texts[number], self.memory.block_size
         for group, table in enumerate(self.memory.block_tables(number)):
             for position in range(text.stored, text.stored + count):
@@ -201,24 +202,28 @@ class PagedMachine(RuleBasedStateMachine):
 
     @invariant()
     def tables_spell_the_tokens(self) -> None:
-        contents, size = self.contents.copy(), self.memory.block_size
+        contents = self.contents.copy()
         contents.carry_out(self.memory.moves)
-        for number, text in self.texts.items():
-            for group, (table, window) in enumerate(
-                zip(self.memory.block_tables(number), self.memory.windows, strict=True)
-            ):
-                seen_from = 0 if window is None else max(0, text.stored - window + 1)
-                for position in range(text.stored):
-                    index, offset = divmod(position, size)
-                    block = table.blocks[index]
-                    if block >= 0:
-                        found = contents.device[block][offset]
-                    elif index in table.host:
-                        found = contents.host[table.host[index]][offset]
-                    else:
-                        assert position < seen_from, "a page is gone that tokens to come will see"
-                        continue
-                    assert found == (group, *text.tokens[: position + 1])
+        for number in self.texts:
+            self.assert_spells(number, contents)
+
+    def assert_spells(self, number: int, contents: Contents) -> None:
+        text, size = self.texts[number], self.memory.block_size
+        for group, (table, window) in enumerate(
+            zip(self.memory.block_tables(number), self.memory.windows, strict=True)
+        ):
+            seen_from = 0 if window is None else max(0, text.stored - window + 1)
+            for position in range(text.stored):
+                index, offset = divmod(position, size)
+                block = table.blocks[index]
+                if block >= 0:
+                    found = contents.device[block][offset]
+                elif index in table.host:
+                    found = contents.host[table.host[index]][offset]
+                else:
+                    assert position < seen_from, "a page is gone that tokens to come will see"
+                    continue
+                assert found == (group, *text.tokens[: position + 1])
 
     @invariant()
     def windows_bound_what_is_held(self) -> None:

@@ -187,3 +187,15 @@ def test_a_text_found_again_and_evicted_is_told() -> None:
     assert evicted[0].hash == page_hash(page_hash(b"", [1, 2]), [3, 4]).hex(), "the one that was not found again"
     totals = bus.page_map.totals
     assert (totals.prefix_hit_tokens, totals.evictions) == (2, len(evicted))
+
+
+def test_a_fork_of_a_shorter_beginning_names_its_own_pages() -> None:
+    memory = PagedMemory(16, 1, 0.0, None, eviction=LRU())
+    parent, child = [1, 2, 3, 4], [1, 2, 9, 9, 5]
+    memory.allocate(0, parent, 4, 4)
+    memory.commit(0, 4, Cause.PREFILL)
+    assert memory.fork(0, 1, child, 2) == 2
+    assert memory.try_append(1, 5)
+    memory.commit(1, 3, Cause.PREFILL)
+    assert memory.allocate(2, [1, 2, 3, 4, 5, 0], 6, 4) == 4, "page 5 of the child does not go on from the parent's"
+    assert memory.allocate(3, [1, 2, 9, 9, 5, 0], 6, 4) == 5

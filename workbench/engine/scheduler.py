@@ -195,14 +195,14 @@ class Scheduler:
 
     def _plan(self, plan: StepPlan, request: Request, sequence: Sequence, count: int) -> None:
         is_last = count == sequence.num_uncomputed_tokens
-        is_decode = count == 1 and is_last and sequence.num_computed_tokens > 0
+        is_decode = count == 1 and is_last and sequence.num_computed_tokens > 0 and not request.pending
         if sequence.num_computed_tokens < sequence.num_lost_tokens:
             cause = Cause.RECOMPUTE
         else:
             cause = Cause.DECODE if sequence.num_computed_tokens >= sequence.num_prompt_tokens else Cause.PREFILL
         also = tuple(request.pending) if is_last else ()
         chunk = sequence.decode_chunk
-        if not (is_decode and cause is Cause.DECODE and not also):
+        if not (is_decode and cause is Cause.DECODE):
             chunk = Chunk(sequence, count, is_last, is_decode, cause, also)
         elif chunk is None:
             chunk = sequence.decode_chunk = Chunk(sequence, count, is_last, is_decode, cause)
