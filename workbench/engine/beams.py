@@ -94,7 +94,8 @@ class BeamSearch:
         self._max_tokens = max_tokens
         self._eos = frozenset(eos_token_ids)
         # Greedy decoding compares no texts, so nothing may push a score below `_NEVER`.
-        self._length_penalty = length_penalty if beam_width > 1 else 0.0
+        # A float: torch refuses the large integers that an integer power can give.
+        self._length_penalty = float(length_penalty) if beam_width > 1 else 0.0
         self._early_stopping = early_stopping
         self._num_return = num_return
 

@@ -106,7 +106,7 @@ class Branching:
             text, _ = beam.text.push(move.token_id)
             self._emit(TokenGenerated(request.request, beam.sequence, beam.num_output_tokens - 1, move.token_id, text))
         request.live = beams
-        request.sequences = beams
+        request.sequences = list(beams)
 
     def _emit(self, event: AnyEvent) -> None:
         if self._bus is not None:

@@ -80,6 +80,8 @@ class LLM:
         parts = assemble(self.config, model, self._bus)
         self.max_model_len, self.attention = parts.max_model_len, parts.attention
         self._memory, self._runner = parts.memory, parts.runner
+        #: size of a page, over all layers whose keys and values it holds
+        self.bytes_per_block = parts.bytes_per_block
         self._scheduler = Scheduler(self.config, self._memory, self._bus)
         self._accounts = Accounts(self._scheduler)
         if self.config.preemption == "adaptive":

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from paged_kernels.merge import merge_partial
-from paged_kernels.page_bounds import choose_pages, new_bounds, score_bounds, update_bounds
+from paged_kernels.page_bounds import choose_pages, chosen_tables, new_bounds, score_bounds, update_bounds
 from workbench.engine.config import EngineConfig
 from workbench.engine.plan import StepPlan
 from workbench.engine.storage import Storage
@@ -46,46 +46,61 @@ class PageOps(Protocol):
         log-sum-exp.
         """
 
-    def mass(self, q: Tensor, k_pages: Tensor, table: Tensor, length: int, lse: Tensor, options: Options) -> Tensor:
-        """Weights of one query ``[1, num_heads, head_dim]``, summed over pages: ``[num_heads, num_pages]``."""
+    def decode(
+        self, q: Tensor, k_pages: Tensor, v_pages: Tensor, tables: Tensor, lengths: Tensor, options: Options
+    ) -> tuple[Tensor, Tensor]:
+        """Attention of one query per sequence ``[num_seqs, num_heads, head_dim]``, and its log-sum-exp."""
 
-    def stage(self, host: Tensor, rows: list[int], offset: int, pages: tuple[Tensor, Tensor]) -> None:
-        """Brings rows of the host tier, from a byte on, to the first of ``pages``."""
+    def mass(
+        self, q: Tensor, k_pages: Tensor, tables: Tensor, lengths: Tensor, lse: Tensor, options: Options
+    ) -> Tensor:
+        """The weights of `decode`, summed over pages: ``[num_seqs, num_heads, num_pages]``."""
+
+    def stage(self, host: Tensor, rows: Tensor, offset: int, pages: tuple[Tensor, Tensor]) -> None:
+        """Brings rows of the host tier (int32, on the device), from a byte on, to the first of ``pages``."""
 
 
 @dataclass
 class _Stream:
-    """A sequence of the step with pages in the host tier.
+    """A sequence of the step with pages in the host tier. Per layer group:
 
     Attributes:
         start, stop: its tokens among the step's.
-        resident, host: by layer group, the logical indices of its pages on the device, and on the host.
-        blocks: by layer group, the device pages, as a table ``[1, num_pages]``; rows: the host pages.
         num_tokens: of its context, the step's included.
+        resident: logical indices of its pages on the device; blocks: these pages, as a table ``[1, num_pages]``.
+        host: logical indices of those on the host; rows: these pages.
     """
 
     sequence: int
     start: int
     stop: int
     num_tokens: int
-    resident: list[list[int]]
+    resident: list[Tensor]
     blocks: list[Tensor]
-    host: list[list[int]]
-    rows: list[list[int]]
-    pages_read: list[float] = field(default_factory=list)
+    host: list[Tensor]
+    rows: list[Tensor]
+    pages_read: list[int] = field(default_factory=list)
     bytes_read: int = 0
+    mass: list[Tensor] = field(default_factory=list)
 
 
 @dataclass
-class _Decode:
-    """A sequence that decodes in a step in which mass is sampled or pages are chosen."""
+class _Decodes:
+    """The sequences that decode, all their pages on the device, in a step in which these are looked at.
 
-    sequence: int
-    row: int
-    num_tokens: int
+    Attributes:
+        rows: their places among the step's tokens; lengths: int32 ``[num_seqs]``, of their contexts.
+        num_pages: of each; tables: per layer group, int32 ``[num_seqs, max_pages]``.
+        mass, covered, distance: per layer, and per sequence in the first dimension.
+    """
+
+    sequences: list[int]
+    rows: Tensor
+    num_tokens: list[int]
+    lengths: Tensor
+    num_pages: list[int]
     tables: list[Tensor]
     mass: list[Tensor] = field(default_factory=list)
-    pages_read: list[float] = field(default_factory=list)
     covered: list[Tensor] = field(default_factory=list)
     distance: list[Tensor] = field(default_factory=list)
 
@@ -108,7 +123,7 @@ class PageReader:
         staged = min(config.staging_blocks, max(1, config.num_host_blocks))
         self._staging = k.new_zeros(staged, *k.shape[1:]), v.new_zeros(staged, *v.shape[1:])
         self._streams: list[_Stream] = []
-        self._decodes: list[_Decode] = []
+        self._decodes: _Decodes | None = None
         self._slots: list[Tensor] = []
         self._samples_mass = False
         #: per layer, smallest and largest keys of every page: of the device's, and of the host's
@@ -131,37 +146,61 @@ class PageReader:
             tables: per chunk, its sequence's block tables; ``spans``: first position, and position after the last.
             slots: per layer group, int64 ``[num_tokens]``.
         """
-        self._streams, self._decodes, self._slots = [], [], slots
+        self._streams, self._decodes, self._slots = [], None, slots
         self._samples_mass = plan.samples_mass
         selects = self._config.attention_pages is not None
+        looked_at: list[int] = []
         start = 0
         for index, (chunk, table, (first, stop)) in enumerate(zip(plan.chunks, tables, spans, strict=True)):
             count = stop - first
             if any(part.host for part in table):
                 self._streams.append(self._stream(chunk.sequence.sequence, start, start + count, stop, table))
             elif index < len(plan.decodes) and (selects or plan.samples_mass):
-                used = -(-stop // self._block_size)
-                blocks = [self._tensor([max(0, b) for b in part.blocks[:used]])[None] for part in table]
-                self._decodes.append(_Decode(chunk.sequence.sequence, start, stop, blocks))
+                looked_at.append(index)
             start += count
-        return bool(self._streams or self._decodes or selects)
+        if looked_at:
+            self._decodes = self._look(plan, looked_at, tables, spans)
+        return bool(self._streams or looked_at or selects)
 
     @property
     def _block_size(self) -> int:
         return self._storage.caches[0][0].shape[1]
 
-    def _tensor(self, numbers: list[int]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.int32, device=self._storage.caches[0][0].device)
+    def _tensor(self, numbers: list[int] | list[list[int]]) -> Tensor:
+        """Numbers on the device, int32, for which the host does not wait."""
+        device = self._storage.caches[0][0].device
+        tensor = torch.tensor(numbers, dtype=torch.int32)
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
     def _stream(self, sequence: int, start: int, stop: int, num_tokens: int, table: list[BlockTable]) -> _Stream:
         used = -(-num_tokens // self._block_size)
         resident = [[i for i in range(part.first, used) if part.blocks[i] >= 0] for part in table]
-        blocks = [
-            self._tensor([part.blocks[i] for i in places])[None] for part, places in zip(table, resident, strict=True)
-        ]
+        on_device = [[part.blocks[i] for i in places] for part, places in zip(table, resident, strict=True)]
         host = [sorted(part.host) for part in table]
         rows = [[part.host[i] for i in places] for part, places in zip(table, host, strict=True)]
-        return _Stream(sequence, start, stop, num_tokens, resident, blocks, host, rows)
+        return _Stream(
+            sequence,
+            start,
+            stop,
+            num_tokens,
+            [self._tensor(numbers) for numbers in resident],
+            [self._tensor(numbers)[None] for numbers in on_device],
+            [self._tensor(numbers) for numbers in host],
+            [self._tensor(numbers) for numbers in rows],
+        )
+
+    def _look(
+        self, plan: StepPlan, indices: list[int], tables: list[list[BlockTable]], spans: list[tuple[int, int]]
+    ) -> _Decodes:
+        lengths = [spans[i][1] for i in indices]
+        pages = [-(-length // self._block_size) for length in lengths]
+        widest = max(pages)
+        padded: list[Tensor] = []
+        for group in range(len(tables[0])):
+            blocks = [tables[i][group].blocks[:used] for i, used in zip(indices, pages, strict=True)]
+            padded.append(self._tensor([[max(0, b) for b in row] + [0] * (widest - len(row)) for row in blocks]))
+        sequences = [plan.decodes[i].sequence.sequence for i in indices]
+        return _Decodes(sequences, self._tensor(indices), lengths, self._tensor(lengths), pages, padded)
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, attend_plainly: Callable[[], Tensor], options: Options
@@ -175,15 +214,15 @@ class PageReader:
         group = self._group_of[layer]
         if self.bounds:
             update_bounds(k, self._slots[group], *self.bounds[layer], self._block_size)
-        streams = [stream for stream in self._streams if stream.rows[group]]
+        streams = [stream for stream in self._streams if len(stream.rows[group])]
         alone = len(streams) == 1 and streams[0].start == 0 and streams[0].stop == q.shape[0]
         v_dim = self._caches[layer][1].shape[3]
         out = q.new_empty(*q.shape[:2], v_dim) if alone else attend_plainly()
         for stream in streams:
             rows = slice(stream.start, stream.stop)
             out[rows] = self._attend_stream(stream, layer, group, q[rows], options)
-        for decode in self._decodes:
-            self._look_at(decode, layer, group, q, out, options)
+        if self._decodes is not None:
+            self._look_at(self._decodes, layer, group, q, out, options)
         return out
 
     # -- larger than the device ------------------------------------------------------------------------------------
@@ -192,9 +231,8 @@ class PageReader:
         """Attention over the pages on the device, and then over those on the host, a window at a time."""
         k_cache, v_cache = self._caches[layer]
         block_size, count = self._block_size, stream.stop - stream.start
-        places = stream.resident[group]
-        last = stream.num_tokens - (len(places) - 1 + len(stream.host[group])) * block_size
-        length = (len(places) - 1) * block_size + last
+        on_host = stream.rows[group].shape[0] * block_size
+        length = stream.num_tokens - on_host
         partial, lse = self._ops.attend(q, k_cache, v_cache, stream.blocks[group], length, 0, options)
         out = partial.float()
         rest = Options(options.scale, None, options.softcap, None)  # a sink belongs to one part
@@ -202,23 +240,25 @@ class PageReader:
         rows, host = self._chosen_rows(stream, layer, group, q)
         k_stage, v_stage = self._staging
         window = len(k_stage)
-        masses: list[tuple[list[int], Tensor, Tensor]] = []
-        if self._samples_mass and count == 1:
-            masses.append((places, self._ops.mass(q, k_cache, stream.blocks[group], length, lse, rest), lse))
+        samples = self._samples_mass and count == 1
+        masses: list[tuple[Tensor, Tensor, Tensor]] = []
+        if samples:
+            mass = self._ops.mass(q, k_cache, stream.blocks[group], self._tensor([length]), lse, rest)
+            masses.append((stream.resident[group], mass, lse))
         for start in range(0, len(rows), window):
             part = rows[start : start + window]
             self._ops.stage(self._storage.host, part, self._offset(layer), self._staging)
             table = torch.arange(len(part), dtype=torch.int32, device=q.device)[None]
             keys = len(part) * block_size
             staged, staged_lse = self._ops.attend(q, k_stage, v_stage, table, keys, count, rest)
-            if self._samples_mass and count == 1:
-                mass = self._ops.mass(q, k_stage, table, keys, staged_lse, rest)
+            if samples:
+                mass = self._ops.mass(q, k_stage, table, self._tensor([keys]), staged_lse, rest)
                 masses.append((host[start : start + window], mass, staged_lse))
             out, lse = merge_partial(out, lse, staged, staged_lse)
         stream.pages_read.append(len(rows))
         stream.bytes_read += len(rows) * block_size * _bytes_per_token(k_cache, v_cache)
-        if masses:
-            self._note_stream_mass(stream, masses, lse)
+        if samples:
+            stream.mass.append(self._whole_mass(stream, masses, lse))
         return out.to(q.dtype)
 
     def _offset(self, layer: int) -> int:
@@ -226,7 +266,7 @@ class PageReader:
         before = self._storage.caches[: self._storage.groups.place_of[layer]]
         return sum(pages[0].numel() * pages.element_size() for pair in before for pages in pair)
 
-    def _chosen_rows(self, stream: _Stream, layer: int, group: int, q: Tensor) -> tuple[list[int], list[int]]:
+    def _chosen_rows(self, stream: _Stream, layer: int, group: int, q: Tensor) -> tuple[Tensor, Tensor]:
         """Host pages to be read, and their logical indices: all, or with ``attention_pages`` the most promising.
 
         The pages on the device are there anyway and always read, so what is chosen is for the rest of the number.
@@ -235,84 +275,75 @@ class PageReader:
         top = self._config.attention_pages
         if top is None or len(q) > 1:
             return rows, host
-        room = max(1, top - len(stream.resident[group]))
+        room = max(1, top - stream.resident[group].shape[0])
         if len(rows) <= room:
             return rows, host
         lo, hi = self.host_bounds[layer]
-        length = torch.tensor([len(rows) * self._block_size], device=q.device)
-        scores = score_bounds(q, lo, hi, self._tensor(rows)[None], length, self._block_size)
-        first = int(host[0] == 0 and room > 1)
+        length = self._tensor([len(rows) * self._block_size])
+        scores = score_bounds(q, lo, hi, rows[None], length, self._block_size)
         chosen = choose_pages(
-            scores, length, self._block_size, room, num_kv_heads=lo.shape[1], per_head=False, first=first, recent=0
-        )[0].tolist()
-        return [rows[i] for i in chosen if i >= 0], [host[i] for i in chosen if i >= 0]
+            scores, length, self._block_size, room, num_kv_heads=lo.shape[1], per_head=False, first=1, recent=0
+        )[0]
+        return rows[chosen], host[chosen]
 
-    def _note_stream_mass(self, stream: _Stream, masses: list[tuple[list[int], Tensor, Tensor]], lse: Tensor) -> None:
-        """Every part's weights add up to 1; what a part has of the whole, its log-sum-exp says."""
-        pages = -(-stream.num_tokens // self._block_size)
-        whole = torch.zeros(pages, device=lse.device)
+    def _whole_mass(self, stream: _Stream, masses: list[tuple[Tensor, Tensor, Tensor]], lse: Tensor) -> Tensor:
+        """Mass per logical page. A part's weights add up to 1; its log-sum-exp says what share of the whole it is."""
+        whole = torch.zeros(-(-stream.num_tokens // self._block_size), device=lse.device)
         for places, mass, part_lse in masses:
             share = torch.exp(part_lse - lse)[0]
-            whole[self._tensor(places).long()] = (mass[:, : len(places)] * share[:, None]).mean(dim=0)
-        decode = next((d for d in self._decodes if d.sequence == stream.sequence), None)
-        if decode is None:
-            decode = _Decode(stream.sequence, -1, stream.num_tokens, [])
-            self._decodes.append(decode)
-        decode.mass.append(whole)
+            whole[places.long()] = (mass[0] * share[:, None]).mean(dim=0)
+        return whole
 
     # -- looking at decodes ----------------------------------------------------------------------------------------
 
-    def _look_at(self, decode: _Decode, layer: int, group: int, q: Tensor, out: Tensor, options: Options) -> None:
-        """Samples the mass of one sequence's pages, and attends to the chosen ones instead of all."""
-        if decode.row < 0:  # in the host tier: done there
-            return
-        row = slice(decode.row, decode.row + 1)
+    def _look_at(self, decodes: _Decodes, layer: int, group: int, q: Tensor, out: Tensor, options: Options) -> None:
+        """Samples the mass of pages, and attends to the chosen ones instead of all."""
         k_cache, v_cache = self._caches[layer]
-        table, length = decode.tables[group], decode.num_tokens
+        tables, lengths, rows = decodes.tables[group], decodes.lengths, decodes.rows.long()
+        queries = q[rows]
         top = self._config.attention_pages
-        selects = top is not None and options.window is None and table.shape[1] > top
+        selects = top is not None and options.window is None and max(decodes.num_pages) > top
+        measures = selects and self._config.measure_selection
         mass: Tensor | None = None
-        if self._samples_mass or (selects and self._config.measure_selection):
-            _, lse = self._ops.attend(q[row], k_cache, v_cache, table, length, 0, options)
-            mass = self._ops.mass(q[row], k_cache, table, length, lse, options)
+        if self._samples_mass or measures:
+            _, lse = self._ops.decode(queries, k_cache, v_cache, tables, lengths, options)
+            mass = self._ops.mass(queries, k_cache, tables, lengths, lse, options)
             if self._samples_mass:
-                decode.mass.append(mass.mean(dim=0))
+                decodes.mass.append(mass.mean(dim=1))
         if not selects or top is None:
             return
         lo, hi = self.bounds[layer]
-        lengths = torch.tensor([length], device=q.device)
-        scores = score_bounds(q[row], lo, hi, table, lengths, self._block_size)
-        heads = lo.shape[1]
-        chosen = choose_pages(scores, lengths, self._block_size, top, num_kv_heads=heads)[0]
-        selected = self._attend_chosen(q[row], k_cache, v_cache, table[0], chosen, length, options)
-        decode.pages_read.append(float(top))
-        if mass is not None and self._config.measure_selection:
-            per_head = mass.view(heads, -1, mass.shape[1])
-            covered = per_head.gather(2, chosen[:, None].expand(-1, per_head.shape[1], -1)).sum(dim=2)
-            decode.covered.append((covered / per_head.sum(dim=2)).mean())
-            exact = out[row].float()
-            decode.distance.append((selected.float() - exact).norm() / exact.norm())
-        out[row] = selected
+        scores = score_bounds(queries, lo, hi, tables, lengths, self._block_size)
+        chosen = choose_pages(scores, lengths, self._block_size, top, num_kv_heads=lo.shape[1])
+        selected = self._attend_chosen(queries, layer, tables, lengths, chosen, options)
+        if measures and mass is not None:
+            heads = lo.shape[1]
+            per_head = mass.unflatten(1, (heads, -1))
+            index = chosen.clamp(min=0)[:, :, None].expand(-1, -1, per_head.shape[2], -1)
+            read = (per_head.gather(3, index) * (chosen >= 0)[:, :, None]).sum(dim=3)
+            decodes.covered.append((read / per_head.sum(dim=3)).mean(dim=(1, 2)))
+            exact = out[rows].float().flatten(1)
+            decodes.distance.append((selected.float().flatten(1) - exact).norm(dim=1) / exact.norm(dim=1))
+        out[rows] = selected
 
     def _attend_chosen(
-        self, q: Tensor, k_cache: Tensor, v_cache: Tensor, table: Tensor, chosen: Tensor, length: int, options: Options
+        self, q: Tensor, layer: int, tables: Tensor, lengths: Tensor, chosen: Tensor, options: Options
     ) -> Tensor:
-        """Each KV head reads its own choice of pages (``chosen``: ``[num_kv_heads, top_k]``, ascending)."""
-        heads, top = chosen.shape
+        """Each KV head reads its own choice of pages (``chosen``: ``[num_seqs, num_kv_heads, top_k]``, ascending)."""
+        k_cache, v_cache = self._caches[layer]
+        heads = chosen.shape[1]
         group = q.shape[1] // heads
-        left_out = table.shape[0] - top
-        blocks = table[chosen.flatten()].view(heads, top)
         parts = []
         for head in range(heads):
             mine = slice(head * group, (head + 1) * group)
             sinks = options.sinks[mine] if options.sinks is not None else None
-            part, _ = self._ops.attend(
+            head_tables, head_lengths = chosen_tables(chosen[:, head], tables, lengths, self._block_size)
+            part, _ = self._ops.decode(
                 q[:, mine],
                 k_cache[:, :, head : head + 1],
                 v_cache[:, :, head : head + 1],
-                blocks[head][None],
-                length - left_out * self._block_size,
-                0,
+                head_tables,
+                head_lengths,
                 Options(options.scale, None, options.softcap, sinks),
             )
             parts.append(part)
@@ -328,21 +359,33 @@ class PageReader:
                 pages = sum(stream.pages_read) / len(stream.pages_read)
                 held = max(len(rows) for rows in stream.rows)
                 events.append(BlocksStreamed(stream.sequence, round(pages, 2), held, stream.bytes_read))
-        for decode in self._decodes:
-            query = decode.num_tokens - 1
-            if decode.mass:
-                mass = torch.stack(decode.mass).mean(dim=0).tolist()
-                events.append(PageMassSampled(decode.sequence, query, [round(share, 4) for share in mass]))
-            if decode.covered:
-                pages = -(-decode.num_tokens // self._block_size)
-                read = sum(decode.pages_read) / len(decode.pages_read)
-                covered = torch.stack(decode.covered).mean().item()
-                distance = torch.stack(decode.distance).mean().item()
-                events.append(
-                    SelectionMeasured(decode.sequence, query, read, pages, round(covered, 4), round(distance, 4))
-                )
-        self._streams, self._decodes = [], []
+            if stream.mass:
+                mass = torch.stack(stream.mass).mean(dim=0).tolist()
+                events.append(PageMassSampled(stream.sequence, stream.num_tokens - 1, _rounded(mass)))
+        if self._decodes is not None:
+            events += self._tell(self._decodes)
+        self._streams, self._decodes = [], None
         return events
+
+    def _tell(self, decodes: _Decodes) -> list[AnyEvent]:
+        events: list[AnyEvent] = []
+        masses = torch.stack(decodes.mass).mean(dim=0).tolist() if decodes.mass else []
+        covered = torch.stack(decodes.covered).mean(dim=0).tolist() if decodes.covered else []
+        distance = torch.stack(decodes.distance).mean(dim=0).tolist() if decodes.distance else []
+        top = self._config.attention_pages or 0
+        for index, (sequence, tokens, pages) in enumerate(
+            zip(decodes.sequences, decodes.num_tokens, decodes.num_pages, strict=True)
+        ):
+            if masses:
+                events.append(PageMassSampled(sequence, tokens - 1, _rounded(masses[index][:pages])))
+            if covered and pages > top:
+                shares = round(covered[index], 4), round(distance[index], 4)
+                events.append(SelectionMeasured(sequence, tokens - 1, float(top), pages, *shares))
+        return events
+
+
+def _rounded(shares: list[float]) -> list[float]:
+    return [round(share, 4) for share in shares]
 
 
 def _bytes_per_token(k: Tensor, v: Tensor) -> int:

@@ -29,17 +29,26 @@ class TorchOps:
             window=options.window,
         )
 
-    def mass(self, q: Tensor, k_pages: Tensor, table: Tensor, length: int, lse: Tensor, options: Options) -> Tensor:
-        lengths = torch.tensor([length], device=q.device)
-        return page_attention_mass_torch(
-            q, k_pages, table, lengths, lse, scale=options.scale, window=options.window, softcap=options.softcap
-        )[0]
+    def decode(
+        self, q: Tensor, k_pages: Tensor, v_pages: Tensor, tables: Tensor, lengths: Tensor, options: Options
+    ) -> tuple[Tensor, Tensor]:
+        parts = [
+            self.attend(q[i : i + 1], k_pages, v_pages, tables[i : i + 1], length, 0, options)
+            for i, length in enumerate(lengths.tolist())
+        ]
+        return torch.cat([out for out, _ in parts]), torch.cat([lse for _, lse in parts])
 
-    def stage(self, host: Tensor, rows: list[int], offset: int, pages: tuple[Tensor, Tensor]) -> None:
-        index = torch.tensor(rows)
+    def mass(
+        self, q: Tensor, k_pages: Tensor, tables: Tensor, lengths: Tensor, lse: Tensor, options: Options
+    ) -> Tensor:
+        return page_attention_mass_torch(
+            q, k_pages, tables, lengths, lse, scale=options.scale, window=options.window, softcap=options.softcap
+        )
+
+    def stage(self, host: Tensor, rows: Tensor, offset: int, pages: tuple[Tensor, Tensor]) -> None:
+        index = rows.long().cpu()
         for part in pages:
             size = part[0].numel() * part.element_size()
-            part.view(torch.uint8).view(len(part), -1)[: len(rows)] = host[index, offset : offset + size].to(
-                part.device
-            )
+            brought = host[index, offset : offset + size].to(part.device)
+            part.view(torch.uint8).view(len(part), -1)[: len(rows)] = brought
             offset += size

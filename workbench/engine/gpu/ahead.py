@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from workbench.engine.gpu.buffers import StepBuffers
 from workbench.engine.plan import Chunk, StepPlan
+from workbench.memory.block_table import MoveKind
 
 
 @dataclass
@@ -66,7 +67,7 @@ class GuessingBuffers(StepBuffers):
         if (
             plan.prefills
             or plan.samples_mass
-            or self._memory.moves
+            or any(move.kind is MoveKind.COPY for move in self._memory.moves)
             or plan.decodes != guess.chunks
             or guess.chunks != self._decodes.chunks
             or any(table(sequence)[page : page + 1] != [block] for _, sequence, page, block in guess.grown)

@@ -26,49 +26,38 @@ class KernelOps:
         self, q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Tensor, length: int, behind: int, options: Options
     ) -> tuple[Tensor, Tensor]:
         lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
-        lengths = _number(length, q.device)
-        asked: dict[str, Any] = {
-            "scale": options.scale,
-            "window": options.window,
-            "softcap": options.softcap,
-            "sinks": options.sinks,
-        }
+        lengths = torch.full((1,), length, dtype=torch.int32, device=q.device)
+        asked = self._asked(options)
         if len(q) == 1:
-            out = paged_attention_decode(
-                q, k_pages, v_pages, table, lengths, behind=behind, lse=lse, **(asked | self._scales)
-            )
+            out = paged_attention_decode(q, k_pages, v_pages, table, lengths, behind=behind, lse=lse, **asked)
         else:
             starts = torch.arange(0, len(q) + 1, len(q), dtype=torch.int32, device=q.device)
-            out = paged_attention_prefill(
-                q, k_pages, v_pages, table, lengths, starts, behind=behind, lse=lse, **(asked | self._scales)
-            )
+            out = paged_attention_prefill(q, k_pages, v_pages, table, lengths, starts, behind=behind, lse=lse, **asked)
         return out, lse
 
-    def mass(self, q: Tensor, k_pages: Tensor, table: Tensor, length: int, lse: Tensor, options: Options) -> Tensor:
-        return page_attention_mass(
-            q,
-            k_pages,
-            table,
-            _number(length, q.device),
-            lse,
-            scale=options.scale,
-            window=options.window,
-            softcap=options.softcap,
-            k_scale=self._scales.get("k_scale"),
-        )[0]
+    def decode(
+        self, q: Tensor, k_pages: Tensor, v_pages: Tensor, tables: Tensor, lengths: Tensor, options: Options
+    ) -> tuple[Tensor, Tensor]:
+        lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
+        return paged_attention_decode(q, k_pages, v_pages, tables, lengths, lse=lse, **self._asked(options)), lse
 
-    def stage(self, host: Tensor, rows: list[int], offset: int, pages: tuple[Tensor, Tensor]) -> None:
+    def _asked(self, options: Options) -> dict[str, Any]:
+        asked = {"scale": options.scale, "window": options.window, "softcap": options.softcap, "sinks": options.sinks}
+        return asked | self._scales
+
+    def mass(
+        self, q: Tensor, k_pages: Tensor, tables: Tensor, lengths: Tensor, lse: Tensor, options: Options
+    ) -> Tensor:
+        asked = self._asked(options)
+        del asked["sinks"]
+        asked.pop("v_scale", None)
+        return page_attention_mass(q, k_pages, tables, lengths, lse, **asked)
+
+    def stage(self, host: Tensor, rows: Tensor, offset: int, pages: tuple[Tensor, Tensor]) -> None:
         """One launch, which reads the pinned rows by itself."""
         key = pages[0].data_ptr()
         if key not in self._staging:
             self._staging[key] = CacheAddresses(pages)
         addresses = self._staging[key]
-        device = pages[0].device
-        index = torch.tensor(rows, dtype=torch.int32).pin_memory().to(device, non_blocking=True)
-        blocks = torch.arange(len(rows), dtype=torch.int32, device=device)
-        scatter_blocks(host[:, offset : offset + addresses.row_bytes], addresses, blocks, index)
-
-
-def _number(value: int, device: torch.device) -> Tensor:
-    """A tensor of one number that the host does not wait for."""
-    return torch.full((1,), value, dtype=torch.int32, device=device)
+        blocks = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
+        scatter_blocks(host[:, offset : offset + addresses.row_bytes], addresses, blocks, rows)

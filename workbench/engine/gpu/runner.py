@@ -134,6 +134,8 @@ class TritonRunner:
         guess, self._guess = self._guess, None
         if guess is not None:
             if self._guess_launched and self.buffers.fits(guess, plan):
+                with _CAPTURE:
+                    self.mover.carry_out(self._memory.moves)  # of pages that the step does not touch
                 self.buffers.launched(plan)
                 return _OnDevice(self, len(plan.decodes), {})
             self.buffers.withdraw(guess)
