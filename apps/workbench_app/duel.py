@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from workbench import LLM, EngineConfig, SamplingParams
 from workbench.events import PageMap
 from workbench.events.timeline import Timeline
+from workbench.memory import SharingError
 from workbench.views import Comparison, compare_outputs
+from workbench.views.compare import Place
 from workbench_app.settings import SettingError, Settings
 
 if TYPE_CHECKING:
@@ -23,7 +25,8 @@ _TOKENS_PER_STEP = 512
 class Mark:
     """Running sums after a step, so that any step of the past can be described without reading it again.
 
-    ``busy_*`` sums cover the steps in which requests waited: the phase in which memory was short.
+    ``running`` and ``peak`` are numbers of sequences: texts that are written at once. ``busy_*`` sums cover the steps
+    in which requests waited: the phase in which memory was short.
     """
 
     running: int = 0
@@ -47,12 +50,12 @@ class Mark:
     def after(self, page_map: PageMap) -> Mark:
         """The sums one step later."""
         waste = page_map.waste()
-        running, waiting = len(page_map.running), len(page_map.waiting)
+        running, waiting = _running_sequences(page_map), len(page_map.waiting)
         held = waste.token_states + waste.reserved
         return Mark(
             running=running,
             waiting=waiting,
-            peak=page_map.totals.max_running,
+            peak=max(self.peak, running, page_map.totals.max_running),
             token_slots=self.token_slots + waste.token_states,
             held_slots=self.held_slots + held,
             busy_token_slots=self.busy_token_slots + (waste.token_states if waiting else 0),
@@ -60,11 +63,34 @@ class Mark:
         )
 
 
+def _running_sequences(page_map: PageMap) -> int:
+    states = (page_map.requests[request] for request in page_map.running)
+    return sum(sum(output.reason == "" for output in state.outputs.values()) for state in states)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an engine was asked for.
+
+    Attributes:
+        places: for each of its requests, which prompt it belongs to, and which of that prompt's samples is its first.
+        refused: prompts that it refused as they were, and why; other requests stand for them.
+    """
+
+    places: dict[int, Place]
+    refused: dict[int, str]
+
+    def requests_of(self, prompt: int) -> list[int]:
+        """The requests that stand for a prompt, in the order of its samples."""
+        return [request for request, (number, _) in self.places.items() if number == prompt]
+
+
 class Side:
     """One engine with its history. ``marks[s]`` describes the state after step ``s``."""
 
-    def __init__(self, llm: LLM) -> None:
+    def __init__(self, llm: LLM, asked: Asked) -> None:
         self.llm = llm
+        self.asked = asked
         self.timeline = Timeline(llm.bus)
         self.marks = [Mark()]
 
@@ -109,13 +135,12 @@ class Duel:
         try:
             configs = [_engine_config(memory, model, settings) for memory in ("paged", "contiguous")]
             engines.extend(LLM(model, config) for config in configs)
-            for llm in engines:
-                _add_requests(llm, settings)
+            asked = [_add_requests(llm, settings) for llm in engines]
         except BaseException:
             for llm in engines:
                 llm.close()
             raise
-        self.left, self.right = (Side(llm) for llm in engines)
+        self.left, self.right = (Side(llm, what) for llm, what in zip(engines, asked, strict=True))
         for llm in engines:
             llm.bus.flush()
 
@@ -138,7 +163,11 @@ class Duel:
 
     def compare(self) -> Comparison:
         """Whether both sides have written the same so far, token by token."""
-        return compare_outputs(self.left.llm.page_map, self.right.llm.page_map)
+        return self.compare_states(self.left.llm.page_map, self.right.llm.page_map)
+
+    def compare_states(self, left: PageMap, right: PageMap) -> Comparison:
+        """The same for two states of the past."""
+        return compare_outputs(left, right, self.right.asked.places)
 
     def close(self) -> None:
         """Ends both runs and gives their KV pools back."""
@@ -164,10 +193,24 @@ def _engine_config(memory: str, model: LoadedModel, settings: Settings) -> Engin
     )
 
 
-def _add_requests(llm: LLM, settings: Settings) -> None:
+def _add_requests(llm: LLM, settings: Settings) -> Asked:
+    """Sends the prompts. What is refused because memory can't be shared is sent as separate requests, with the seeds
+    that make them write the same."""
+    asked = Asked({}, {})
+    seed = settings.seed
     for number, prompt in enumerate(settings.prompts):
         params: dict[str, Any] = {"max_tokens": prompt.max_tokens, "temperature": settings.temperature}
+        params["ignore_eos"] = True
         try:
-            llm.add_request(prompt.text, SamplingParams(**params, seed=settings.seed + number, ignore_eos=True))
+            try:
+                request = llm.add_request(prompt.text, SamplingParams(**params, seed=seed, n=prompt.samples))
+                asked.places[request] = number, 0
+            except SharingError as error:
+                asked.refused[number] = str(error)
+                for sample in range(prompt.samples):
+                    request = llm.add_request(prompt.text, SamplingParams(**params, seed=seed + sample))
+                    asked.places[request] = number, sample
         except ValueError as error:
             raise SettingError(f"Prompts, request {number + 1}", prompt.text, f"{error}.") from error
+        seed += prompt.samples
+    return asked

@@ -7,10 +7,10 @@ from typing import Any
 
 from workbench.events import EventBus, PageMap
 from workbench.events.types import SCHEMA_VERSION, ModelGeometry, RunStarted
-from workbench.views import blocked_words, compare_outputs, map_payload, request_rows
-from workbench.views.words import token_share
-from workbench_app.duel import Duel, Mark, Side
-from workbench_app.settings import POLICIES, Settings
+from workbench.views import blocked_words, map_payload, request_label, request_rows
+from workbench.views.words import sharing_words, token_share
+from workbench_app.duel import Asked, Duel, Mark, Side
+from workbench_app.settings import POLICIES, Prompt, Settings
 from workbench_app.words import megabytes, rate, share
 
 #: Characters of each text that are sent while a run goes on. Paused frames carry all of it.
@@ -29,7 +29,7 @@ def build_frame(duel: Duel, step: int, run: int, running: bool, state: str, note
     """The page at a step of a run. While it is running, texts are cut to their ends to keep the frame small."""
     tail = LIVE_TAIL if running else None
     (left, left_mark), (right, right_mark) = (side.at(step) for side in duel.sides)
-    comparison = compare_outputs(left, right)
+    comparison = duel.compare_states(left, right)
     frame = {
         "run": run,
         "step": step,
@@ -39,10 +39,10 @@ def build_frame(duel: Duel, step: int, run: int, running: bool, state: str, note
         "note": note,
         "badge": {"state": comparison.state, "words": comparison.words},
         "sides": ["Paged", "Contiguous"],
-        "left": _side(left, left_mark, duel),
-        "right": _side(right, right_mark, duel),
+        "left": _side(left, left_mark, duel.settings, duel.left.asked),
+        "right": _side(right, right_mark, duel.settings, duel.right.asked),
         "history": _history(duel),
-        "requests": _requests(duel.settings, request_rows(left, tail), request_rows(right, tail)),
+        "requests": _cards(duel, request_rows(left, tail), request_rows(right, tail)),
     }
     return _encode(frame)
 
@@ -59,10 +59,14 @@ def preview_frame(settings: Settings, geometry: ModelGeometry, run: int = 0, not
         "note": note,
         "badge": {"state": "pending", "words": "Outputs: nothing to compare yet"},
         "sides": ["Paged", "Contiguous"],
-        "left": _side(_empty_pool("paged", settings, geometry), empty, None, settings),
-        "right": _side(_empty_pool("contiguous", settings, geometry), empty, None, settings),
-        "history": {"x": [], "left": [], "right": [], "words": ""},
-        "requests": [[i, _short(prompt.text), None, None] for i, prompt in enumerate(settings.prompts)],
+        "left": _side(_empty_pool("paged", settings, geometry), empty, settings),
+        "right": _side(_empty_pool("contiguous", settings, geometry), empty, settings),
+        "history": {"x": [], "left": [], "right": [], "words": "", "title": _history_title(settings)},
+        "requests": [
+            [number, _prompt_words(prompt, sample), None, None, None]
+            for number, prompt in enumerate(settings.prompts)
+            for sample in range(prompt.samples)
+        ],
     }
     return _encode(frame)
 
@@ -89,9 +93,8 @@ def _empty_pool(memory: str, settings: Settings, geometry: ModelGeometry) -> Pag
     return bus.page_map
 
 
-def _side(page_map: PageMap, mark: Mark, duel: Duel | None, settings: Settings | None = None) -> dict[str, Any]:
-    settings = settings or (duel.settings if duel else None)
-    policy = settings.policy if settings else "max"
+def _side(page_map: PageMap, mark: Mark, settings: Settings, asked: Asked | None = None) -> dict[str, Any]:
+    policy = settings.policy
     totals = page_map.totals
     busy = totals.busy_ns / 1e9
     pool_bytes = page_map.run.bytes_per_block * page_map.run.num_blocks if page_map.run else 0
@@ -105,7 +108,7 @@ def _side(page_map: PageMap, mark: Mark, duel: Duel | None, settings: Settings |
         "map": map_payload(page_map),
         "pool": f"{page_map.num_slots:,} slots, {megabytes(pool_bytes)}",
         "stats": [
-            ["Running now", str(len(page_map.running)), f"peak {mark.peak}"],
+            ["Running now", str(mark.running), _running_words(page_map, mark, settings)],
             ["Waiting", str(len(page_map.waiting)), _count(totals.preemptions, "preemption")],
             ["Held memory in use", share(token_share(page_map.waste())), mean],
             [
@@ -116,16 +119,65 @@ def _side(page_map: PageMap, mark: Mark, duel: Duel | None, settings: Settings |
         ],
         "waiting": page_map.waiting,
         "why": blocked_words(page_map),
+        "extra": [text for text in [sharing_words(page_map), *_refusals(asked, settings)] if text],
     }
+
+
+def _running_words(page_map: PageMap, mark: Mark, settings: Settings) -> str:
+    if not settings.has_samples:
+        return f"peak {mark.peak}"
+    return f"{'text' if mark.running == 1 else 'texts'} of {_count(len(page_map.running), 'request')}; peak {mark.peak}"
+
+
+def _refusals(asked: Asked | None, settings: Settings) -> list[str]:
+    """What this side refused, why, and what it does instead."""
+    if asked is None:
+        return []
+    by_reason: dict[str, list[int]] = {}
+    for prompt, why in asked.refused.items():
+        by_reason.setdefault(why, []).append(prompt)
+    sentences = []
+    for why, prompts in by_reason.items():
+        names = _listed([request_label(prompt) for prompt in prompts])
+        instead = [request_label(request) for prompt in prompts for request in asked.requests_of(prompt)]
+        sentences.append(
+            f"{names} refused: {why}. Instead, the same is written here by "
+            f"{_count(len(instead), 'separate request')}: {_listed(instead)}."
+        )
+    return sentences
+
+
+def _listed(names: list[str]) -> str:
+    shown = names if len(names) <= 8 else [*names[:7], f"{len(names) - 7} more"]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _requests(settings: Settings, left: list[list[Any]], right: list[list[Any]]) -> list[list[Any]]:
-    rows = zip(settings.prompts, left, right, strict=True)
-    return [[a[0], _short(prompt.text), a[1:], b[1:]] for prompt, a, b in rows]
+def _cards(duel: Duel, left: list[list[Any]], right: list[list[Any]]) -> list[list[Any]]:
+    """One row per prompt and sample: ``[prompt, words, left output, right output, the right side's request]``.
+
+    The last is None where it has the prompt's own number.
+    """
+    here, there = _by_place(left, duel.left.asked), _by_place(right, duel.right.asked)
+    rows = []
+    for number, prompt in enumerate(duel.settings.prompts):
+        for sample in range(prompt.samples):
+            a, b = here[number, sample], there[number, sample]
+            other = None if number not in duel.right.asked.refused else b[0]
+            rows.append([number, _prompt_words(prompt, sample), a[1:], b[1:], other])
+    return rows
+
+
+def _by_place(rows: list[list[Any]], asked: Asked) -> dict[tuple[int, int], list[Any]]:
+    return {(asked.places[row[0]][0], asked.places[row[0]][1] + row[9]): row for row in rows}
+
+
+def _prompt_words(prompt: Prompt, sample: int) -> str:
+    which = f"(sample {sample + 1} of {prompt.samples}) " if prompt.samples > 1 else ""
+    return which + _short(prompt.text)
 
 
 def _short(text: str) -> str:
@@ -142,8 +194,14 @@ def _history(duel: Duel) -> dict[str, Any]:
         return [max((mark.running for mark in marks[s : s + stride]), default=0) for s in starts]
 
     left, right = duel.left, duel.right
+    noun = "texts" if duel.settings.has_samples else "requests"
     words = (
-        f"At most {left.marks[-1].peak} requests at once in paged memory and {right.marks[-1].peak} in contiguous "
+        f"At most {left.marks[-1].peak} {noun} at once in paged memory and {right.marks[-1].peak} in contiguous "
         f"memory; {left.last_step:,} and {right.last_step:,} steps so far."
     )
-    return {"x": list(starts), "left": series(left), "right": series(right), "words": words}
+    lines = {"left": series(left), "right": series(right)}
+    return {"x": list(starts), **lines, "words": words, "title": _history_title(duel.settings)}
+
+
+def _history_title(settings: Settings) -> str:
+    return "Texts written at once" if settings.has_samples else "Requests running at once"

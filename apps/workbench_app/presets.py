@@ -120,5 +120,16 @@ PRESETS = {
         16,
         512,
     ),
+    "samples": Preset(
+        "Four samples of one prompt",
+        "One request (n=4) asks for four continuations of its prompt. Paged memory stores the prompt once, and all "
+        "four share its pages. Contiguous memory can't share: it refuses, and the same four texts are written there "
+        "by four separate requests, each with a copy of the prompt.",
+        f"{_LONG[0]} | 96 x4",
+        96,
+        1024,
+        16,
+        512,
+    ),
 }
 DEFAULT_PRESET = "overflow"

@@ -18,11 +18,14 @@ TEMPERATURE = (0.0, 2.0)
 SEED = (0, 2**31 - 1)
 SPEED = (1, 60)
 MAX_PROMPTS = 48
+SAMPLES = (1, 8)
+#: Samples of all prompts together: each may be a request of its own on the contiguous side.
+MAX_OUTPUTS = 48
 MAX_PROMPT_CHARS = 4000
 #: More cells than this are neither visible nor quick to draw.
 MAX_PAGES = 2048
 
-_LENGTH_SUFFIX = re.compile(r"\|\s*(?P<length>-?\d{1,9})\s*$")
+_SUFFIX = re.compile(r"\|\s*(?P<length>-?\d{1,9})(?:\s*[x×]\s*(?P<samples>-?\d{1,9}))?\s*$")
 
 
 class SettingError(ValueError):
@@ -38,10 +41,11 @@ class SettingError(ValueError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One request: what it starts with, and how many tokens it may write."""
+    """One request: what it starts with, how many tokens it may write, and how many samples of that are asked for."""
 
     text: str
     max_tokens: int
+    samples: int = 1
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,11 @@ class Settings:
     @property
     def num_blocks(self) -> int:
         return self.pool_tokens // self.block_size
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether a request has more than one output."""
+        return any(prompt.samples > 1 for prompt in self.prompts)
 
 
 def _integer(field: str, value: object, limits: tuple[int, int]) -> int:
@@ -79,7 +88,7 @@ def _number(field: str, value: object, limits: tuple[float, float]) -> float:
 
 
 def parse_prompts(text: object, output_tokens: int) -> tuple[Prompt, ...]:
-    """One prompt per line; a line may end with ``| 120`` to set its own output length.
+    """One prompt per line; a line may end with ``| 120`` to set its own output length, or ``| 120 x4`` for 4 samples.
 
     Raises:
         SettingError: no prompt, too many, or one of them is not usable.
@@ -91,8 +100,10 @@ def parse_prompts(text: object, output_tokens: int) -> tuple[Prompt, ...]:
         raise SettingError("Prompts", f"{len(lines)} lines", f"At most {MAX_PROMPTS} are allowed.")
     prompts = []
     for number, line in lines:
-        length = output_tokens
-        if match := _LENGTH_SUFFIX.search(line):
+        length, samples = output_tokens, 1
+        if match := _SUFFIX.search(line):
+            if match["samples"]:
+                samples = _integer(f"Prompts, line {number}, samples", int(match["samples"]), SAMPLES)
             length = _integer(f"Prompts, line {number}, output length", int(match["length"]), OUTPUT_TOKENS)
             line = line[: match.start()].rstrip()
         if not line:
@@ -101,7 +112,10 @@ def parse_prompts(text: object, output_tokens: int) -> tuple[Prompt, ...]:
             raise SettingError(
                 f"Prompts, line {number}", f"{len(line):,} characters", f"At most {MAX_PROMPT_CHARS:,} are allowed."
             )
-        prompts.append(Prompt(line, length))
+        prompts.append(Prompt(line, length, samples))
+    total = sum(prompt.samples for prompt in prompts)
+    if total > MAX_OUTPUTS:
+        raise SettingError("Prompts", f"{total} samples in all", f"At most {MAX_OUTPUTS} are allowed.")
     return tuple(prompts)
 
 

@@ -34,7 +34,8 @@ _POLICY_HELP = (
     "output length rounded up to a power of two. **Oracle**: exactly what it will need, which no real server can know."
 )
 _PROMPT_HELP = (
-    f"One request per line, at most {MAX_PROMPTS}. End a line with | 120 to let that request write 120 tokens."
+    f"One request per line, at most {MAX_PROMPTS}. End a line with | 120 to let that request write 120 tokens, "
+    "or with | 120 x4 to have it continued four times."
 )
 _KEYS = "Keys: **space** runs and pauses, **←** steps back, **→** steps on."
 

@@ -6,7 +6,7 @@ import msgspec
 
 from workbench.events.page_map import PageMap, check_pool_size, decode_page_map
 from workbench.events.state import BlockTable, OutputText, Page, RequestStatus, SequenceState
-from workbench.events.types import Tier
+from workbench.events.types import Cause, Tier
 
 
 class _OldSequence(msgspec.Struct):
@@ -72,6 +72,8 @@ def check_snapshot(state: PageMap, step: int) -> None:
             raise ValueError(f"it has {len(pages)} {tier} pages instead of {expected if is_paged else 0}")
         if not all(0 <= page.filled <= state.block_size and page.ref_count >= 0 for page in pages):
             raise ValueError(f"a page holds less than 0 or more than {state.block_size} tokens")
+        if not {page.cause for page in pages} <= {"", *Cause}:
+            raise ValueError("a page has an unknown cause")
         _check_references(state, pages, tier)
     groups = len(state.run.group_windows) if state.run is not None else 0
     for sequence in state.sequences.values():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from workbench.events import PageMap
-from workbench.events.types import Cause
+from workbench.events.types import Cause, Tier
 
 
 class Use(StrEnum):
@@ -19,16 +19,21 @@ class Use(StrEnum):
     RESERVED = "reserved"  #: belongs to a running request, still empty
     ROUNDING = "rounding"  #: lost to the buddy allocator's powers of two
     FREE = "free"
+    CACHED = "kept for reuse"  #: belongs to nobody, but its content may be wanted again
 
 
 @dataclass(frozen=True)
 class Span:
-    """``length`` neighbouring slots from ``start`` that are used alike. ``request`` is -1 where nobody owns them."""
+    """``length`` neighbouring slots from ``start`` that are used alike. ``request`` is -1 where nobody owns them.
+
+    ``refs`` sequences use the page.
+    """
 
     start: int
     length: int
     use: Use
     request: int
+    refs: int = 1
 
 
 def grid_columns(num_blocks: int) -> int:
@@ -39,24 +44,24 @@ def grid_columns(num_blocks: int) -> int:
     return columns
 
 
-def spans(page_map: PageMap) -> list[Span]:
-    """The whole pool as spans, in the order of the slots. In paged memory no span crosses the edge of a page."""
-    return _paged_spans(page_map) if page_map.is_paged else _contiguous_spans(page_map)
+def spans(page_map: PageMap, tier: Tier = Tier.DEVICE) -> list[Span]:
+    """A whole tier as spans, in the order of the slots. In paged memory no span crosses the edge of a page."""
+    return _paged_spans(page_map, tier) if page_map.is_paged else _contiguous_spans(page_map)
 
 
-def _paged_spans(page_map: PageMap) -> list[Span]:
+def _paged_spans(page_map: PageMap, tier: Tier) -> list[Span]:
     size = page_map.block_size
     result = []
-    for block, page in enumerate(page_map.pages):
+    for block, page in enumerate(page_map.pages if tier is Tier.DEVICE else page_map.host_pages):
         start = block * size
         if page.ref_count == 0:
-            result.append(Span(start, size, Use.FREE, -1))
+            result.append(Span(start, size, Use.CACHED if page.is_cached else Use.FREE, -1, 0))
             continue
         request = page_map.sequences[page.owner].request
         if page.filled:
-            result.append(Span(start, page.filled, Use.TOKENS, request))
+            result.append(Span(start, page.filled, Use.TOKENS, request, page.ref_count))
         if page.filled < size:
-            result.append(Span(start + page.filled, size - page.filled, Use.RESERVED, request))
+            result.append(Span(start + page.filled, size - page.filled, Use.RESERVED, request, page.ref_count))
     return result
 
 

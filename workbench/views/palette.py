@@ -9,8 +9,11 @@ from __future__ import annotations
 #: Okabe-Ito without grey, which stands for memory that belongs to no request.
 REQUEST_COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 
-LIGHT = {"free": "#F3F4F6", "rounding": "#B9BEC7", "line": "#FFFFFF", "text": "#1F2937", "hatch": "#4B5563"}
-DARK = {"free": "#2A2F3A", "rounding": "#5B6270", "line": "#12151C", "text": "#E5E7EB", "hatch": "#D1D5DB"}
+#: Rounding and what is kept for reuse are both grey: one occurs in contiguous memory only, the other in pages only.
+LIGHT = {"free": "#F3F4F6", "rounding": "#B9BEC7", "cached": "#D3D7DE", "line": "#FFFFFF", "text": "#1F2937"}
+LIGHT["hatch"] = "#4B5563"
+DARK = {"free": "#2A2F3A", "rounding": "#5B6270", "cached": "#454C5A", "line": "#12151C", "text": "#E5E7EB"}
+DARK["hatch"] = "#D1D5DB"
 
 #: How much of a request's colour is left where its memory is reserved and still empty.
 RESERVED_TINT = 0.32
@@ -30,6 +33,11 @@ def request_label(request: int) -> str:
         number, letter = divmod(number - 1, 26)
         label = chr(ord("A") + letter) + label
     return label
+
+
+def shared_label(request: int, refs: int) -> str:
+    """The request's letter; for a page that several sequences use, with their number: ``A×3``."""
+    return request_label(request) + (f"×{refs}" if refs > 1 else "")
 
 
 def request_color(request: int) -> str:

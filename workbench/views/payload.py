@@ -5,27 +5,39 @@ from __future__ import annotations
 from typing import Any
 
 from workbench.events import PageMap, RequestStatus
+from workbench.events.holdings import Holding, holdings, requests_of_pages
+from workbench.events.state import Page, RequestState
 from workbench.views.grid import grid_columns, is_starved
 from workbench.views.words import CAUSE_WORDS, map_words
 
 #: Causes are sent as positions in this list.
 CAUSES = list(CAUSE_WORDS)
 
+#: A recording may claim any number of samples; a row is made for so many that have not begun.
+MAX_SAMPLES = 256
+
 _STATUS_LETTER = {
     RequestStatus.WAITING: "w",
     RequestStatus.RUNNING: "r",
     RequestStatus.PREEMPTED: "p",
+    RequestStatus.SWAPPED: "s",
     RequestStatus.FINISHED: "f",
     RequestStatus.CANCELLED: "c",
     RequestStatus.REJECTED: "x",
 }
 
 
+#: ``owner`` of a page that nobody uses.
+FREE_PAGE, CACHED_PAGE = -1, -2
+
+
 def map_payload(page_map: PageMap) -> dict[str, Any]:
     """All that the browser needs to draw the page map and to explain any slot of it.
 
-    Paged: parallel arrays with one entry per page (``owner`` is a request, -1 for a free page). Contiguous: one row
-    ``[request, start, size, requested, filled, since_step]`` per region. ``waste`` is in the order of `LiveWaste`.
+    Paged: parallel arrays with one entry per page: ``owner`` is a request, -1 for a free page, and -2 for one that is
+    kept for reuse. ``shared`` has a row ``[page, references, requests]`` for each page with several. If there is a host
+    tier, ``host`` has the same for its pages. Contiguous: one row ``[request, start, size, requested, filled,
+    since_step]`` per region. ``waste`` is in the order of `LiveWaste`.
     """
     run = page_map.run
     if run is None:
@@ -38,16 +50,16 @@ def map_payload(page_map: PageMap) -> dict[str, Any]:
         "blocks": run.num_blocks,
         "columns": grid_columns(run.num_blocks),
         "bytes_per_block": run.bytes_per_block,
-        "waste": [waste.token_states, waste.reserved, waste.external, waste.free],
+        "waste": [waste.token_states, waste.reserved, waste.external, waste.free, waste.cached],
         "words": map_words(page_map),
     }
     if page_map.is_paged:
-        pages = page_map.pages
-        payload["owner"] = [page_map.sequences[p.owner].request if p.ref_count else -1 for p in pages]
-        payload["filled"] = [p.filled for p in pages]
-        payload["logical"] = [p.logical_index for p in pages]
-        payload["cause"] = [CAUSES.index(p.cause) for p in pages]
-        payload["since"] = [p.since_step for p in pages]
+        device, host = requests_of_pages(page_map)
+        payload |= _page_arrays(page_map, page_map.pages, device)
+        if page_map.host_pages:
+            count = len(page_map.host_pages)
+            payload["host"] = {"blocks": count, "columns": grid_columns(count)}
+            payload["host"] |= _page_arrays(page_map, page_map.host_pages, host)
     else:
         payload["regions"] = [
             [s.request, s.region.start, s.region.size, s.region.requested, s.region.filled, s.region.since_step]
@@ -58,23 +70,51 @@ def map_payload(page_map: PageMap) -> dict[str, Any]:
     return payload
 
 
+def _page_arrays(page_map: PageMap, pages: list[Page], shared: dict[int, list[int]]) -> dict[str, Any]:
+    return {
+        "owner": [
+            page_map.sequences[p.owner].request if p.ref_count else CACHED_PAGE if p.is_cached else FREE_PAGE
+            for p in pages
+        ],
+        "filled": [p.filled for p in pages],
+        "logical": [p.logical_index for p in pages],
+        "cause": [CAUSES.index(p.cause) for p in pages],
+        "since": [p.since_step for p in pages],
+        "shared": [[block, pages[block].ref_count, requests] for block, requests in shared.items()],
+    }
+
+
 def request_rows(page_map: PageMap, tail: int | None = None) -> list[list[Any]]:
-    """One row per request: ``[request, status, prompt_tokens, output_tokens, max_tokens, pages_or_slots, preemptions,
-    text, reason]``.
+    """One row per output of every request: ``[request, status, prompt_tokens, output_tokens, max_tokens,
+    pages_or_slots, preemptions, text, reason, sample, host_pages]``.
+
+    A request has as many outputs as it may run sequences: samples that have not begun yet wait for the prompt to be
+    computed. Of a beam search, the rows are its beams as they stand, and when it has ended its results, best first.
+    ``pages_or_slots`` and ``host_pages`` are those of the whole request, each page once.
 
     Args:
         tail: send at most this many characters from the end of each text; None sends all. A cut text begins with "…".
     """
+    held = holdings(page_map)
     rows: list[list[Any]] = []
     for request, state in page_map.requests.items():
-        memory = page_map.sequences.get(state.sequence)
-        held = 0
-        if memory is not None:
-            held = memory.region.size if memory.region is not None else len(memory.block_table)
-        text = state.text
-        if tail is not None and len(text) > tail:
-            text = "…" + text[-tail:]
+        holding = held.get(request, Holding())
+        pages = holding.region.size if holding.region is not None else holding.pages
         reason = state.reason if state.status is RequestStatus.REJECTED else ""
-        numbers = [state.prompt_tokens, len(state.token_ids), state.max_tokens, held, state.preemptions]
-        rows.append([request, _STATUS_LETTER[state.status], *numbers, text, reason])
+        for sample, (status, tokens, text) in enumerate(_outputs(state)):
+            if tail is not None and len(text) > tail:
+                text = "…" + text[-tail:]
+            numbers = [state.prompt_tokens, tokens, state.max_tokens, pages, state.preemptions]
+            rows.append([request, status, *numbers, text, reason, sample, holding.host_pages])
     return rows
+
+
+def _outputs(state: RequestState) -> list[tuple[str, int, str]]:
+    """Status, number of tokens and text of each of a request's outputs."""
+    letter = _STATUS_LETTER[state.status]
+    if state.chosen:
+        return [(letter, len(output.token_ids), output.text) for output in state.chosen]
+    outputs = [output for output in state.outputs.values() if not output.is_dropped]
+    known = [("f" if o.reason and letter not in "cx" else letter, len(o.token_ids), o.text) for o in outputs]
+    most = 1 if state.is_beam_search else min(state.width, MAX_SAMPLES)
+    return known + [(letter, 0, "")] * (most - len(known))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from workbench.events import Cause, LiveWaste, PageMap
+from workbench.events.holdings import Holding, holdings
 from workbench.views.palette import request_label
 
 #: How many requests a description names one by one.
@@ -22,6 +23,16 @@ CAUSE_WORDS = {
     Cause.TOKEN_BUDGET: "the step was full",
     Cause.JUST_PREEMPTED: "a request had just been preempted",
     Cause.PREEMPTION_VICTIM: "its request was preempted",
+    Cause.HOST_FULL: "the host tier was full",
+    Cause.RESUMPTION: "its request was swapped in again",
+    Cause.FORK: "a sequence split in two, which share it",
+    Cause.COPY_ON_WRITE: "copied, because the page was shared and had to be written to",
+    Cause.BEAM_DROPPED: "its beam was dropped",
+    Cause.PREFIX_HIT: "found in the prefix cache",
+    Cause.PREFIX_EVICTION: "evicted from the prefix cache",
+    Cause.OUT_OF_WINDOW: "no longer within the sliding window",
+    Cause.LARGER_THAN_MEMORY: "moved to the host, because its sequence is larger than the device's pool",
+    Cause.SEQUENCE_FINISHED: "its sequence finished",
     Cause.REQUEST_FINISHED: "its request finished",
     Cause.CANCELLED: "its request was cancelled",
     Cause.NEVER_FITS: "the request can never fit",
@@ -49,14 +60,16 @@ def token_share(waste: LiveWaste) -> float | None:
 
 
 def waste_words(waste: LiveWaste) -> str:
-    """The four uses of the pool's slots, in one sentence."""
-    total = waste.token_states + waste.reserved + waste.external + waste.free
-    parts = (
+    """The uses of the pool's slots, in one sentence."""
+    total = waste.token_states + waste.reserved + waste.external + waste.free + waste.cached
+    parts = [
         (waste.token_states, "hold tokens"),
         (waste.reserved, "are reserved and empty"),
         (waste.external, "are lost to external fragmentation"),
         (waste.free, "are free"),
-    )
+    ]
+    if waste.cached:
+        parts.append((waste.cached, "are kept for reuse (cached)"))
     listed = ", ".join(f"{count:,} ({percent(count, total)}) {what}" for count, what in parts)
     return f"Of {plural(total, 'slot')}, {listed}."
 
@@ -93,22 +106,53 @@ def map_words(page_map: PageMap) -> str:
     kind = "Paged" if page_map.is_paged else "Contiguous"
     pool = f"{plural(page_map.run.num_blocks, 'page')} of {plural(page_map.block_size, 'slot')}"
     sentences = [f"{kind} memory, {pool}, after step {page_map.step}.", waste_words(waste)]
-    held = [_holding(page_map, request) for request in page_map.running[:_NAMED]]
-    if held:
-        more = len(page_map.running) - len(held)
-        listed = "; ".join(held) + (f"; and {plural(more, 'more request')}" if more else "")
+    held = holdings(page_map)
+    named = [_holding(page_map, request, held.get(request)) for request in page_map.running[:_NAMED]]
+    if named:
+        more = len(page_map.running) - len(named)
+        listed = "; ".join(named) + (f"; and {plural(more, 'more request')}" if more else "")
         sentences.append(f"Running: {listed}.")
+    sentences += [text for text in (sharing_words(page_map), host_words(page_map, held)) if text]
     if page_map.waiting:
         sentences.append(f"{plural(len(page_map.waiting), 'request')} waiting. {blocked_words(page_map)}")
     return " ".join(sentences)
 
 
-def _holding(page_map: PageMap, request: int) -> str:
-    state = page_map.sequences.get(page_map.requests[request].sequence)
+def sharing_words(page_map: PageMap) -> str:
+    """What sharing saves; empty if no page is shared."""
+    named, used = page_map.sharing()
+    if named == used:
+        return ""
+    shared = sum(page.ref_count > 1 for page in page_map.pages)
+    verb = "is" if shared == 1 else "are"
+    saved = f"{plural(named - used, 'page')} saved ({percent(named - used, named)})"
+    return f"{plural(shared, 'page')} {verb} shared: {saved}."
+
+
+def host_words(page_map: PageMap, held: dict[int, Holding]) -> str:
+    """What lies in the host tier; empty if there is none."""
+    if not page_map.host_pages:
+        return ""
+    used = sum(page.ref_count > 0 for page in page_map.host_pages)
+    words = f"Host tier: {used:,} of {plural(len(page_map.host_pages), 'page')} in use"
+    there = [(request, holding.host_pages) for request, holding in held.items() if holding.host_pages]
+    listed = "; ".join(f"{request_label(request)} {plural(pages, 'page')}" for request, pages in there[:_NAMED])
+    more = len(there) - _NAMED
+    return (
+        words + (f": {listed}" if listed else "") + (f"; and {plural(more, 'more request')}" if more > 0 else "") + "."
+    )
+
+
+def _holding(page_map: PageMap, request: int, holding: Holding | None) -> str:
     name = request_label(request)
-    if state is None:
+    if holding is None:
         return f"{name} holds nothing yet"
-    tokens = plural(state.num_computed_tokens, "token")
-    if state.region is not None:
-        return f"{name} {tokens} in a region of {state.region.size:,} slots"
-    return f"{name} {tokens} in {plural(len(state.block_table), 'page')}"
+    tokens = plural(holding.tokens, "token")
+    if holding.region is not None:
+        return f"{name} {tokens} in a region of {holding.region.size:,} slots"
+    words = f"{name} {tokens} in {plural(holding.pages, 'page')}"
+    if holding.host_pages:
+        words += f" and {plural(holding.host_pages, 'host page')}"
+    if holding.shared:
+        words += f", {holding.shared:,} of them shared"
+    return words + (f" ({holding.sequences} sequences)" if holding.sequences > 1 else "")

@@ -4,8 +4,8 @@ window.KVW = window.KVW || {};
   "use strict";
   const REQUESTS = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"];
   const THEMES = {
-    light: { free: "#EEF0F3", rounding: "#B9BEC7", line: "#FFFFFF", text: "#1F2937", hatch: "rgba(31,41,55,.45)", grid: "#D1D5DB" },
-    dark: { free: "#2A2F3A", rounding: "#5B6270", line: "#12151C", text: "#E5E7EB", hatch: "rgba(229,231,235,.45)", grid: "#374151" },
+    light: { free: "#EEF0F3", rounding: "#B9BEC7", cached: "#D3D7DE", line: "#FFFFFF", text: "#1F2937", hatch: "rgba(31,41,55,.45)", grid: "#D1D5DB" },
+    dark: { free: "#2A2F3A", rounding: "#5B6270", cached: "#454C5A", line: "#12151C", text: "#E5E7EB", hatch: "rgba(229,231,235,.45)", grid: "#374151" },
   };
   const TINT = 0.32;
 
@@ -31,10 +31,10 @@ window.KVW = window.KVW || {};
     const light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
     return (light + 0.05) / 0.05 >= 1.05 / (light + 0.05) ? "#000" : "#fff";
   };
-  /** Colours by code: per request full, per request tinted, rounding, free. */
+  /** Colours by code: per request full, per request tinted, rounding, free, kept for reuse. */
   KVW.codeColors = function () {
     const theme = KVW.theme();
-    return [...REQUESTS, ...REQUESTS.map((c) => KVW.mix(c, theme.free, TINT)), theme.rounding, theme.free];
+    return [...REQUESTS, ...REQUESTS.map((c) => KVW.mix(c, theme.free, TINT)), theme.rounding, theme.free, theme.cached];
   };
   KVW.colorscale = function (colors) {
     return colors.flatMap((color, i) => [[i / colors.length, color], [(i + 1) / colors.length, color]]);

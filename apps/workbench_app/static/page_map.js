@@ -5,13 +5,15 @@
   const TARGET_HEIGHT = 340;
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
-  /** Runs of equal use, in slots: [start, length, "tokens" | "reserved" | "rounding" | "free", request]. */
+  const CACHED = -2; // owner of a page that nobody uses, but that is kept for its content
+
+  /** Runs of equal use, in slots: [start, length, "tokens" | "reserved" | "rounding" | "free" | "cached", request]. */
   function spans(p) {
     const out = [];
     if (p.kind === "paged") {
       for (let i = 0; i < p.blocks; i++) {
         const start = i * p.block_size;
-        if (p.owner[i] < 0) out.push([start, p.block_size, "free", -1]);
+        if (p.owner[i] < 0) out.push([start, p.block_size, p.owner[i] === CACHED ? "cached" : "free", -1]);
         else {
           if (p.filled[i]) out.push([start, p.filled[i], "tokens", p.owner[i]]);
           if (p.filled[i] < p.block_size) out.push([start + p.filled[i], p.block_size - p.filled[i], "reserved", p.owner[i]]);
@@ -35,8 +37,11 @@
   }
 
   class PageMapView {
-    constructor(container, detail, name) {
+    /** `noun`: what a page of this tier is called. */
+    constructor(container, detail, name, noun = "Page") {
       this.name = name;
+      this.noun = noun;
+      this.shared = new Map();
       this.detail = detail;
       this.highlight = -1;
       this.plot = KVW.make("div", "kvw-plot");
@@ -63,6 +68,7 @@
       const state = [key, this.width, KVW.isDark(), window.devicePixelRatio].join();
       if (key !== undefined && state === this.drawn) return;
       this.drawn = state;
+      this.shared = new Map((p.shared || []).map(([block, refs, requests]) => [block, { refs, requests }]));
       if (p.kind === "none" || !this.width) return;
       const began = performance.now();
       const perRow = p.columns * p.block_size;
@@ -72,7 +78,7 @@
       const pieces = spans(p);
       const z = Array.from({ length: rows }, () => new Array(perRow).fill(null));
       for (const [start, length, use, request] of pieces) {
-        let code = 2 * KVW.count + (use === "free" ? 1 : 0);
+        let code = 2 * KVW.count + { rounding: 0, free: 1, cached: 2 }[use];
         if (use === "tokens") code = request % KVW.count;
         else if (use === "reserved") code = KVW.count + (request % KVW.count);
         for (let slot = start; slot < start + length; slot++) z[Math.floor(slot / perRow)][slot % perRow] = code;
@@ -137,7 +143,8 @@
         draw.strokeStyle = theme.text;
         draw.lineWidth = 2;
         const mark = (start, length) => each(start, length, (x, y, w, h) => draw.strokeRect(x + 1, y + 1, w - 2, h - 2));
-        if (p.kind === "paged") p.owner.forEach((owner, i) => owner === this.highlight && mark(i * p.block_size, p.block_size));
+        const uses = (owner, i) => owner === this.highlight || (this.shared.get(i)?.requests || []).includes(this.highlight);
+        if (p.kind === "paged") p.owner.forEach((owner, i) => uses(owner, i) && mark(i * p.block_size, p.block_size));
         else for (const [request, start, size] of p.regions) if (request === this.highlight) mark(start, size);
       }
     }
@@ -154,7 +161,11 @@
           draw.rect(x, y, w, h);
           draw.clip();
           draw.beginPath();
-          for (let d = -h + ((((y + h - x) % 7) + 7) % 7) - 7; d < w + h; d += 7) {
+          if (use === "cached") for (let at = 3.5; at < h; at += 5) {
+            draw.moveTo(x, Math.round(y) + at);
+            draw.lineTo(x + w, Math.round(y) + at);
+          }
+          else for (let d = -h + ((((y + h - x) % 7) + 7) % 7) - 7; d < w + h; d += 7) {
             if (use === "free") draw.rect(x + d, y + h / 2 - 1, 2, 2);
             else {
               draw.moveTo(x + d, y + h);
@@ -197,16 +208,25 @@
       draw.stroke();
     }
 
-    /** Paged: a letter in every page that is large enough. Contiguous: one per row of a region. */
+    /** Paged: a letter in every page that is large enough, with the number of sequences that share it, as in A×3.
+        Contiguous: one per row of a region. */
     letters(draw, pieces, each, cellWidth, cellHeight) {
       const p = this.payload;
       const size = clamp(Math.min(cellHeight - 3, cellWidth * 0.62), 0, 14);
-      if (size < 7) return;
+      if (size < 7) {
+        // No room for "×3": a frame says that a page is shared.
+        draw.strokeStyle = KVW.theme().text;
+        draw.lineWidth = 1;
+        for (const block of this.shared.keys())
+          draw.strokeRect((block % p.columns) * cellWidth + 1.5, Math.floor(block / p.columns) * cellHeight + 1.5, cellWidth - 4, cellHeight - 4);
+        return;
+      }
       draw.font = "700 " + size + "px system-ui, sans-serif";
       draw.textBaseline = "middle";
       draw.textAlign = "left";
-      const put = (request, x, y) => {
-        const label = KVW.label(request);
+      const put = (request, x, y, refs = 1) => {
+        let label = KVW.label(request) + (refs > 1 ? "×" + refs : "");
+        if (refs > 1 && draw.measureText(label).width + 6 > cellWidth) label = "×" + refs; // the colour names the request
         const wide = draw.measureText(label).width + 5;
         draw.fillStyle = KVW.color(request);
         draw.fillRect(x + 1, y + (cellHeight - size - 1) / 2, wide, size + 1);
@@ -215,7 +235,8 @@
       };
       if (p.kind === "paged") {
         for (let i = 0; i < p.blocks; i++)
-          if (p.owner[i] >= 0) put(p.owner[i], (i % p.columns) * cellWidth, Math.floor(i / p.columns) * cellHeight);
+          if (p.owner[i] >= 0)
+            put(p.owner[i], (i % p.columns) * cellWidth, Math.floor(i / p.columns) * cellHeight, this.shared.get(i)?.refs);
       } else for (const [request, start, size] of p.regions) each(start, size, (x, y) => put(request, x, y));
     }
 
@@ -257,13 +278,18 @@
       if (p.kind === "paged") {
         const since = p.since[block] > 0 ? " since step " + p.since[block] : "";
         const why = KVW.causes[p.cause[block]];
-        if (p.owner[block] < 0) return ["Page " + block + ": free" + since + ".", since ? "Why: " + why + "." : "Never used."];
+        const name = this.noun + " " + block;
+        if (p.owner[block] === CACHED) return [name + ": nobody uses it" + since + ", kept for reuse (cached).", "Why nobody: " + why + "."];
+        if (p.owner[block] < 0) return [name + ": free" + since + ".", since ? "Why: " + why + "." : "Never used."];
         const first = p.logical[block] * p.block_size;
+        const shared = this.shared.get(block);
+        const others = shared && shared.requests.length > 1 ? " of requests " + shared.requests.map(KVW.label).join(", ") : "";
         return [
-          "Page " + block + ": request " + KVW.label(p.owner[block]) + ", its page " + p.logical[block] + " (tokens " + first + " to " + (first + p.block_size - 1) + ").",
+          name + ": request " + KVW.label(p.owner[block]) + ", its page " + p.logical[block] + " (tokens " + first + " to " + (first + p.block_size - 1) + ").",
           "Filled " + p.filled[block] + "/" + p.block_size + ".",
+          shared ? "Shared by " + shared.refs + " sequences" + others + "." : "",
           "Held" + since + ": " + why + ".",
-        ];
+        ].filter(Boolean);
       }
       const region = this.region(slot);
       if (!region) return ["Slot " + slot + ": free.", p.starved ? "No free piece is large enough for the request at the head of the queue." : ""];

@@ -6,6 +6,7 @@
     ["reserved", "Reserved, empty", "Slots that belong to a running request and hold nothing yet"],
     ["external", "External fragmentation", "Slots that nobody can get: rounding of regions, and free pieces too small for the next request"],
     ["free", "Free", "Slots that could be given to a request"],
+    ["cached", "Kept for reuse (cached)", "Slots of pages that nobody uses, kept because their content may be wanted again"],
   ];
   const role = KVW.role;
 
@@ -14,6 +15,7 @@
       this.root = root;
       this.name = root.dataset.side;
       this.map = new KVW.PageMapView(role(root, "map"), role(root, "detail"), this.name);
+      this.host = null;
       const waste = role(root, "waste");
       const legend = role(root, "legend");
       for (const [use, label, meaning] of USES) {
@@ -29,11 +31,37 @@
       KVW.setText(role(this.root, "subtitle"), side.subtitle);
       this.stats(side.stats);
       KVW.setText(role(this.root, "pool"), side.pool);
-      this.map.draw(side.map, run + ":" + side.map.step + ":" + side.map.blocks + ":" + side.map.block_size);
+      const key = run + ":" + side.map.step + ":" + side.map.blocks + ":" + side.map.block_size;
+      this.map.draw(side.map, key);
+      this.hostTier(side.map, key);
       role(this.root, "map").setAttribute("aria-label", side.title + " page map. " + side.map.words);
       KVW.setText(role(this.root, "words"), side.map.words);
       if (side.map.waste) this.waste(side.map.waste);
       this.queue(side);
+      this.extra(side.extra || []);
+    }
+
+    /** The host tier's pages, as a second map below the first. It is made when there first is such a tier. */
+    hostTier(map, key) {
+      const box = role(this.root, "host");
+      box.hidden = !map.host;
+      if (!map.host) return;
+      if (!this.host) {
+        box.append(KVW.make("p", "kvw-host-words"), KVW.make("div", "kvw-map"));
+        this.host = new KVW.PageMapView(box.lastChild, role(this.root, "detail"), this.name, "Host page");
+      }
+      const used = map.host.owner.filter((owner) => owner >= 0).length;
+      const words = "Host tier: " + KVW.number(used) + " of " + KVW.plural(map.host.blocks, "page") + " in use";
+      KVW.setText(box.firstChild, words);
+      box.lastChild.setAttribute("aria-label", words);
+      this.host.draw({ kind: "paged", step: map.step, block_size: map.block_size, ...map.host }, "host:" + key);
+    }
+
+    /** What else there is to say: what sharing saves, what was refused. */
+    extra(lines) {
+      const list = role(this.root, "extra");
+      KVW.resizeChildren(list, lines.length, () => KVW.make("p"));
+      lines.forEach((line, i) => KVW.setText(list.children[i], line));
     }
 
     stats(rows) {
@@ -58,9 +86,11 @@
       counts.forEach((count, i) => {
         bar.children[i].style.flexGrow = count;
         bar.children[i].hidden = count === 0;
+        if (USES[i][0] === "cached") items[i].hidden = count === 0;
         KVW.setText(items[i].lastChild, KVW.number(count) + " (" + KVW.percent(count, total) + ")");
       });
-      bar.setAttribute("aria-label", "Use of " + KVW.plural(total, "slot") + ": " + USES.map(([, label], i) => label + " " + KVW.number(counts[i])).join(", "));
+      bar.setAttribute("aria-label", "Use of " + KVW.plural(total, "slot") + ": " +
+        USES.map(([use, label], i) => (use === "cached" && !counts[i] ? "" : label + " " + KVW.number(counts[i]))).filter(Boolean).join(", "));
     }
 
     queue(side) {

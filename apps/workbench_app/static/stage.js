@@ -31,6 +31,7 @@
       scrub.setAttribute("aria-valuetext", words);
       sides[0].draw(frame.left, frame.run);
       sides[1].draw(frame.right, frame.run);
+      KVW.setText(role(root, "history-title"), frame.history.title);
       history.draw(frame);
       texts.draw(frame);
       KVW.stats.frameMs += performance.now() - began;

@@ -1,7 +1,7 @@
 /* One card per request: its prompt, and what each engine has written so far. */
 (function (KVW) {
   "use strict";
-  const STATUS = { w: "waiting", r: "running", p: "preempted, waiting again", f: "finished", c: "cancelled", x: "rejected" };
+  const STATUS = { w: "waiting", r: "running", p: "preempted, waiting again", s: "swapped out, waiting again", f: "finished", c: "cancelled", x: "rejected" };
 
   class TextsView {
     constructor(container) {
@@ -27,7 +27,8 @@
       return card;
     }
 
-    fill(card, [request, prompt, left, right], names) {
+    /** `other`: the number of the right side's request where it has one of its own, because the prompt was refused. */
+    fill(card, [request, prompt, left, right, other], names) {
       const [chip, promptNode] = card.firstChild.children;
       KVW.setChip(chip, request);
       KVW.setText(promptNode, prompt);
@@ -39,11 +40,12 @@
           KVW.setText(column.lastChild.firstChild, "");
           return;
         }
-        const [status, promptTokens, output, most, held, preemptions, text, reason] = side;
+        const [status, promptTokens, output, most, held, preemptions, text, reason, , host] = side;
         const again = preemptions ? ", preempted " + preemptions + "×" : "";
-        KVW.setText(column.firstChild, names[i] + ": " + STATUS[status] + ", " + output + "/" + most + " tokens" + again);
+        const own = i && other !== null ? " (refused; separate request " + KVW.label(other) + ")" : "";
+        KVW.setText(column.firstChild, names[i] + own + ": " + STATUS[status] + ", " + output + "/" + most + " tokens" + again);
         column.dataset.status = status;
-        column.title = KVW.plural(promptTokens, "prompt token") + "; holds " + KVW.number(held) + (i ? " slots" : " pages");
+        column.title = KVW.plural(promptTokens, "prompt token") + "; holds " + KVW.number(held) + (i ? " slots" : " pages") + (host ? " and " + KVW.plural(host, "host page") : "");
         KVW.setText(column.lastChild.firstChild, reason || text.trimStart());
       });
     }
