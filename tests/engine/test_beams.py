@@ -100,7 +100,7 @@ SEARCHES = {
 }
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=150)
 @given(
     prompt=st.lists(st.integers(1, 96), min_size=1, max_size=20),
     num_eos=st.sampled_from([0, 1, 3, 12, 40]),
@@ -114,7 +114,7 @@ def test_equals_generate(
     assert_equal(random_model(97, spread), prompt, width, eos, num_return=min(width, num_return), **how)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=120)
 @given(
     seed=st.integers(0, 10_000),
     vocab_size=st.integers(2, 7),
@@ -158,7 +158,7 @@ def test_bundled_model_equals_generate(tiny: LoadedModel, length_penalty: float,
     eos = sorted({*tiny.eos_token_ids, *tiny.tokenizer.encode(".", add_special_tokens=False)[-1:]})
     how: dict[str, Any] = {"length_penalty": length_penalty, "early_stopping": early_stopping}
     how |= {"max_tokens": 16, "num_return": 3, "suppressed": list(tiny.suppressed_token_ids)}
-    for text in ("Once upon a time", "The king said to his daughter", "What is the moon?"):
+    for text in ("Once upon a time", "The king said to his daughter"):
         prompt = tiny.tokenizer.encode(text)
         expected = reference(bundled(), prompt, 4, eos, use_cache=True, **how)
         found = search(bundled(), prompt, 4, eos, **how)
@@ -190,6 +190,17 @@ def test_two_steps_by_hand() -> None:
     assert (second.token_ids[0], second.is_stopped) == (0, False)
 
 
+@pytest.mark.parametrize("early_stopping", STOPPINGS)
+@pytest.mark.parametrize("length_penalty", [2.0, -40])
+def test_one_beam_decodes_greedily(early_stopping: bool | str, length_penalty: float) -> None:
+    """As `generate` does, which then has no scores that it could stop for."""
+    search = BeamSearch(1, 8, frozenset({5}), length_penalty, early_stopping)
+    assert [move.token_id for move in search.advance(logits_of({0: 0.6, 5: 0.4}))] == [0]
+    assert [move.token_id for move in search.advance(logits_of({1: 0.6, 5: 0.4}))] == [1]
+    assert search.advance(logits_of({1: 0.4, 5: 0.6})) == []
+    assert [hypothesis.token_ids for hypothesis in search.results()] == [[0, 1, 5]]
+
+
 def test_half_precision_is_searched_in_float32() -> None:
     logits = (torch.randn(1, 97, generator=torch.Generator().manual_seed(0)) * 3).bfloat16()
     before = logits.clone()
@@ -218,6 +229,8 @@ def test_wrong_calls_are_refused() -> None:
         ("beam_width", 0),
         ("max_tokens", 0),
         ("length_penalty", float("nan")),
+        ("length_penalty", -1024),
+        ("length_penalty", 1024.0),
         ("early_stopping", "always"),
         ("early_stopping", 1),
         ("num_return", 3),
