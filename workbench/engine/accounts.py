@@ -42,7 +42,10 @@ class Accounts:
         if recomputed:
             tokens = sum(chunk.count for chunk in plan.chunks)
             for number, count in recomputed.items():
-                settled += self._note_recomputed(number, count, forward_ns * count // tokens)
+                self._note_recomputed(number, count, forward_ns * count // tokens)
+        for request in self._scheduler.running:
+            if request.debt is not None and request.debt.mode is PreemptionMode.RECOMPUTE and _is_back(request):
+                settled += self._settle(request)
         return settled
 
     def _note_transfer(self, transfer: Transfer) -> list[AnyEvent]:
@@ -55,14 +58,11 @@ class Accounts:
         debt.to_move -= 1
         return self._settle(request) if debt.is_resumed and debt.to_move == 0 else []
 
-    def _note_recomputed(self, number: int, tokens: int, ns: int) -> list[AnyEvent]:
+    def _note_recomputed(self, number: int, tokens: int, ns: int) -> None:
         request = self._scheduler.find(number)
-        if request is None or request.debt is None:
-            return []
-        request.debt.tokens += tokens
-        request.debt.spent_ns += ns
-        is_back = all(s.num_computed_tokens >= s.num_lost_tokens and not s.is_absent for s in request.live)
-        return self._settle(request) if is_back else []
+        if request is not None and request.debt is not None:
+            request.debt.tokens += tokens
+            request.debt.spent_ns += ns
 
     def _settle(self, request: Request) -> list[AnyEvent]:
         debt, request.debt = request.debt, None
@@ -71,3 +71,8 @@ class Accounts:
         return [
             PreemptionSettled(request.request, debt.mode, debt.tokens, debt.bytes, debt.estimated_ns, debt.spent_ns)
         ]
+
+
+def _is_back(request: Request) -> bool:
+    """Whether all that was lost is computed again, or was found again."""
+    return all(s.num_computed_tokens >= s.num_lost_tokens and not s.is_absent for s in request.live)
