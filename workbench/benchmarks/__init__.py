@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
+
+from workbench.benchmarks.experiments import EXPERIMENTS, add_experiments, add_shape
+
+#: Options for which 0 is a value.
+_MAY_BE_ZERO = {"profile", "seed"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,21 +59,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     gpu.add_argument("--no-pack", dest="pack", action="store_false", help="keep the model's own linear layers")
     gpu.add_argument("--repetitions", type=int, default=2, help="of every kind of run [%(default)s]")
     gpu.add_argument("--profile", type=int, default=20, help="decode steps to look at; 0: none [%(default)s]")
-    for name, default in (
-        ("layers", 28), ("hidden", 1024), ("heads", 16), ("kv-heads", 8), ("head-dim", 128), ("mlp", 3072),
-        ("vocab", 151_936),
-    ):  # fmt: skip
-        gpu.add_argument(f"--{name}", type=int, default=default, help="of the model [%(default)s]")
-    for bench in (cpu, memory, gpu):
+    add_shape(gpu)
+    added = add_experiments(benches)
+    for bench in (cpu, memory, gpu, *added):
         bench.add_argument("--out", type=Path, help="also write the report (Markdown) to this file")
+
+
+def _check(options: dict[str, object]) -> None:
+    """Numbers of things are at least 1, those in lists, too."""
+    for name, value in options.items():
+        values: Iterable[object] = value if isinstance(value, list) else [value]
+        for number in values:
+            if type(number) is int and number < (name not in _MAY_BE_ZERO):
+                least = int(name not in _MAY_BE_ZERO)
+                raise ValueError(f"--{name.replace('_', '-')} {number}: must be at least {least}")
 
 
 def main(args: argparse.Namespace) -> int:
     options = {name: value for name, value in vars(args).items() if name not in ("command", "bench", "out")}
-    for name, value in options.items():
-        if type(value) is int and value < (name != "profile"):
-            raise ValueError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-    module = importlib.import_module(f"workbench.benchmarks.{args.bench}")
+    _check(options)
+    package = "experiments" if args.bench in EXPERIMENTS else "benchmarks"
+    module = importlib.import_module(f"workbench.{package}.{args.bench}")
     report = module.run(**options)
     print(report)
     if args.out is not None:

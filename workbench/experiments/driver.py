@@ -6,6 +6,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 from workbench.engine import LLM, EngineConfig
@@ -25,7 +26,7 @@ class Run:
         outputs: per job, its outputs' tokens.
         seconds: from the first request to the last token, by the clock.
         finish_steps: per job, the steps from its arrival to its end.
-        totals: the reducer's sums.
+        totals: the reducer's sums; ``totals_before`` those before the first job.
     """
 
     outputs: list[list[list[int]]]
@@ -33,6 +34,7 @@ class Run:
     steps: int
     finish_steps: list[int]
     totals: Totals
+    totals_before: Totals
     step_seconds: list[float] = field(default_factory=list)
 
     @property
@@ -50,12 +52,17 @@ def progress(text: str) -> None:
 
 
 def run_jobs(
-    model: LoadedModel, config: EngineConfig, jobs: Sequence[Job], on_step: StepCallback | None = None
+    model: LoadedModel,
+    config: EngineConfig,
+    jobs: Sequence[Job],
+    on_step: StepCallback | None = None,
+    before: Sequence[Job] = (),
 ) -> Run:
     """Runs jobs to their end on a new engine. Where nobody is there, time jumps to the next arrival.
 
     Args:
         on_step: called after every step, in the measured time.
+        before: run to their end before the clock starts.
 
     Raises:
         ValueError: a job was rejected; the message has the arithmetic.
@@ -65,6 +72,8 @@ def run_jobs(
     step_seconds: list[float] = []
     with LLM(model, config) as llm:
         llm.warm_up()
+        llm.generate([job.prompt for job in before], [job.params for job in before])
+        totals_before, steps_before = copy(llm.page_map.totals), llm.step_number
         now, coming = 0.0, 0
         started = last = time.perf_counter()
         while coming < len(order) or llm.has_unfinished:
@@ -89,9 +98,10 @@ def run_jobs(
         run = Run(
             outputs=[[output.token_ids for output in result.outputs] for result in results],
             seconds=seconds,
-            steps=llm.step_number,
+            steps=llm.step_number - steps_before,
             finish_steps=[state.finished_step - state.queued_step for state in states],
             totals=llm.page_map.totals,
+            totals_before=totals_before,
             step_seconds=step_seconds,
         )
     del llm

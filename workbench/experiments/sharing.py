@@ -34,8 +34,9 @@ class SharingRow:
 
     Attributes:
         width: sequences per request.
-        saved: share of pages saved, mean over all steps.
-        saved_by_pages: the same with every step weighted by its pages: sums over steps, then the quotient.
+        saved: share of pages saved, mean over the steps in the middle of the run: after as many requests are complete
+            as run at once (before, most have just begun), and while others wait (afterwards, few long ones are left).
+        saved_by_pages: over all steps, each weighted by its pages: sums over steps, then the quotient.
         modelled: parallel sampling: what the lengths alone say, computed, not measured.
         divergence: mean number of tokens since all sequences of a request were last the same; measured at their ends.
     """
@@ -75,16 +76,18 @@ class SharingTable:
 
     def markdown(self) -> str:
         columns = (
-            "decoding", "lengths like", "sequences", "requests", "mean prompt / output", "steps", "saved, mean of steps",
-            "weighted by pages", "from lengths alone (modelled)", "the paper, 2 to 6", "points outside",
+            "decoding", "lengths like", "sequences", "requests", "mean prompt / output", "steps",
+            "saved, mean of steps", "weighted by pages", "from lengths alone (modelled)", "the paper, 2 to 6",
+            "points outside",
             "tokens since the common ancestor", "pages copied", "preemptions",
         )  # fmt: skip
         return markdown_table(
             columns,
             [
                 (
-                    row.decoding, row.lengths, row.width, row.requests, f"{row.mean_prompt:.0f} / {row.mean_output:.0f}",
-                    row.steps, percent(row.saved), percent(row.saved_by_pages),
+                    row.decoding, row.lengths, row.width, row.requests,
+                    f"{row.mean_prompt:.0f} / {row.mean_output:.0f}", row.steps,
+                    percent(row.saved), percent(row.saved_by_pages),
                     "-" if row.modelled is None else percent(row.modelled), row.paper, f"{row.distance:.1f}",
                     f"{row.divergence:.1f}", row.copies, row.preemptions,
                 )
@@ -95,16 +98,29 @@ class SharingTable:
 
 @dataclass
 class _Counter:
-    """Adds up pages in tables and different pages, step by step."""
+    """Adds up pages in tables and different pages, step by step.
 
+    Attributes:
+        at_once: requests that run at once. Until so many are complete, most have just begun.
+        busy: shares of the steps between that and the moment from which nobody waits.
+    """
+
+    at_once: int
     shares: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
     named: int = 0
     different: int = 0
 
     def __call__(self, llm: LLM, batch: EventBatch) -> None:
-        named, different = llm.page_map.sharing()
+        state = llm.page_map
+        named, different = state.sharing()
         if named:
-            self.shares.append(1 - different / named)
+            share = 1 - different / named
+            self.shares.append(share)
+            if state.waiting:
+                finished = len(state.requests) - len(state.waiting) - len(state.running)
+                if finished >= self.at_once:
+                    self.busy.append(share)
             self.named += named
             self.different += different
 
@@ -163,7 +179,7 @@ def measure_sharing(
         max_num_seqs=at_once * width,
         device=model.device.type,
     )
-    counter = _Counter()
+    counter = _Counter(at_once)
     run = run_jobs(model, config, jobs, counter)
     return SharingRow(
         decoding=decoding,
@@ -173,7 +189,7 @@ def measure_sharing(
         steps=run.steps,
         mean_prompt=statistics.mean(d.prompt for d in drawn),
         mean_output=statistics.mean(d.output for d in drawn),
-        saved=statistics.mean(counter.shares),
+        saved=statistics.mean(counter.busy or counter.shares),
         saved_by_pages=1 - counter.different / counter.named,
         modelled=modelled_saving(drawn, width, block_size) if decoding == "parallel" else None,
         divergence=statistics.mean(_divergence(outputs) for outputs in run.outputs),
@@ -210,9 +226,10 @@ def run(
     return "\n\n".join(
         (
             heading("workbench bench sharing", model),
-            f"Measured: pages that sharing saves, of the pages that the block tables name, after every step. {requests} "
-            f"requests per row, {at_once} at a time, pages of {block_size} tokens, prompts: {table.about}; no token ends "
-            "an output. Parallel sampling at temperature 1. The paper's figures are for OPT-13B.",
+            "Measured: pages that sharing saves, of the pages that the block tables name, after every step; the mean "
+            f"is over the steps after the first {at_once} requests have ended and before the last one begins. "
+            f"{requests} requests per row, {at_once} at a time, pages of {block_size} tokens, prompts: {table.about}; "
+            "no token ends an output. Parallel sampling at temperature 1. The paper's figures are for OPT-13B.",
             table.markdown(),
         )
     )

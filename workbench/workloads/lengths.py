@@ -10,7 +10,7 @@ Here each is a log-normal distribution, rounded, and clipped to what OPT's 2,048
 | sharegpt | input  | 161.31       | 1.0   | 4.615 | 4 to 1,024  |
 | sharegpt | output | 337.99       | 1.0   | 5.466 | 4 to 1,024  |
 
-``sigma`` is an assumption; ``mu`` follows from it and from the mean. Input and output are drawn independently.
+``sigma`` is an assumption; ``mu`` follows from it and from the mean. Input and output are independent.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Protocol
 
+_GOLDEN = (math.sqrt(5) - 1) / 2
 _TRACE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
 
@@ -68,15 +69,6 @@ class LogNormal:
         value = math.exp(NormalDist(self.mu, self.sigma).inv_cdf(share))
         return min(max(round(value), self.low), self.high)
 
-    def draw(self, count: int, rng: random.Random) -> list[int]:
-        """``count`` lengths, one from each of as many equally likely ranges, in random order.
-
-        So a small sample has nearly the mean of the distribution, although a few long requests make up much of it.
-        """
-        lengths = [self.quantile((i + max(rng.random(), 1e-12)) / count) for i in range(count)]
-        rng.shuffle(lengths)
-        return lengths
-
 
 @dataclass(frozen=True)
 class Distribution:
@@ -87,9 +79,20 @@ class Distribution:
     output: LogNormal
 
     def draw(self, count: int, seed: int) -> list[Lengths]:
+        """``count`` requests in random order.
+
+        Their quantiles are a lattice shifted at random (each output from one of ``count`` equally likely ranges, the
+        prompts a golden section apart), so a small sample has nearly the means of the distributions and no
+        correlation, although a few long requests make up much of both.
+        """
         rng = random.Random(seed)
-        prompts, outputs = self.prompt.draw(count, rng), self.output.draw(count, rng)
-        return [Lengths(p, o) for p, o in zip(prompts, outputs, strict=True)]
+        shift, turn = rng.uniform(0.25, 0.75), rng.random()
+        drawn = [
+            Lengths(self.prompt.quantile((i * _GOLDEN + turn) % 1 or 0.5), self.output.quantile((i + shift) / count))
+            for i in range(count)
+        ]
+        rng.shuffle(drawn)
+        return drawn
 
 
 #: By name: see the table at the top.
