@@ -221,6 +221,9 @@ class PageReader:
         for stream in streams:
             rows = slice(stream.start, stream.stop)
             out[rows] = self._attend_stream(stream, layer, group, q[rows], options)
+        for stream in self._streams if self._samples_mass else []:
+            if not len(stream.rows[group]) and stream.stop - stream.start == 1:
+                stream.mass.append(self._resident_mass(stream, layer, group, q[stream.start : stream.stop], options))
         if self._decodes is not None:
             self._look_at(self._decodes, layer, group, q, out, options)
         return out
@@ -285,6 +288,15 @@ class PageReader:
             scores, length, self._block_size, room, num_kv_heads=lo.shape[1], per_head=False, first=1, recent=0
         )[0]
         return rows[chosen], host[chosen]
+
+    def _resident_mass(self, stream: _Stream, layer: int, group: int, q: Tensor, options: Options) -> Tensor:
+        """Mass per logical page in a layer group whose pages are all on the device, though others' are not."""
+        k_cache, v_cache = self._caches[layer]
+        gone = -(-stream.num_tokens // self._block_size) - stream.resident[group].shape[0]
+        table, length = stream.blocks[group], self._tensor([stream.num_tokens - gone * self._block_size])
+        _, lse = self._ops.decode(q, k_cache, v_cache, table, length, options)
+        mass = self._ops.mass(q, k_cache, table, length, lse, options)
+        return self._whole_mass(stream, [(stream.resident[group], mass, lse)], lse)
 
     def _whole_mass(self, stream: _Stream, masses: list[tuple[Tensor, Tensor, Tensor]], lse: Tensor) -> Tensor:
         """Mass per logical page. A part's weights add up to 1; its log-sum-exp says what share of the whole it is."""

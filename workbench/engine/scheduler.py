@@ -77,7 +77,7 @@ class Scheduler:
         if shortfall is None:
             self.waiting.append(request)
             return None
-        reason = _explain_rejection(request, shortfall, self._config)
+        reason = _explain_rejection(request, shortfall, self._config, self._memory.num_blocks)
         if self._bus is not None:
             self._bus.emit(
                 RequestRejected(request.request, reason, shortfall.cause, shortfall.needed, shortfall.available)
@@ -443,14 +443,14 @@ class Scheduler:
             self._bus.emit(RequestFinished(request.request, reason, request.num_output_tokens, text))
 
 
-def _explain_rejection(request: Request, shortfall: Shortfall, config: EngineConfig) -> str:
+def _explain_rejection(request: Request, shortfall: Shortfall, config: EngineConfig, num_blocks: int) -> str:
     """The arithmetic behind a rejection."""
     stored = request.num_prompt_tokens + request.max_tokens - 1
     lengths = f"{request.num_prompt_tokens} prompt tokens + {request.max_tokens} new tokens - 1 = {stored} slots"
     if request.width > 1:
         lengths += f", {request.width} times, the prompt's full blocks shared"
     if config.memory == "paged":
-        pool = "both pools together have" if config.num_host_blocks and request.width == 1 else "the pool has"
+        pool = "both pools together have" if shortfall.available > num_blocks else "the pool has"
         return (
             f"request {request.request} can never fit: {lengths}, in blocks of {config.block_size}: "
             f"needs {shortfall.needed} blocks, {pool} {shortfall.available}"
