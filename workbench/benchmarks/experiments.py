@@ -102,10 +102,10 @@ def _stream(parser: argparse.ArgumentParser) -> None:
 
 
 def _selection(parser: argparse.ArgumentParser) -> None:
-    _ints(parser, "--contexts", [512, 1024, 2048], "tokens of the prompt")
+    _ints(parser, "--contexts", [512, 1024, 2048, 3072], "tokens of the prompt")
     _ints(parser, "--top-k", [4, 8, 16, 32, 64], "pages that are read")
-    _int(parser, "--texts", 8, "prompts per length")
-    _int(parser, "--new-tokens", 64, "per prompt")
+    _int(parser, "--texts", 4, "prompts per length")
+    _int(parser, "--new-tokens", 48, "per prompt")
     _int(parser, "--block-size", 16, "tokens per page")
     _corpus(parser)
 
