@@ -89,7 +89,8 @@ def _output_words(info: RequestState) -> str:
     """How far its outputs are."""
     if info.chosen:
         lengths = "/".join(str(len(output.token_ids)) for output in info.chosen)
-        return f"{info.prompt_tokens} + {lengths} tokens, the {plural(len(info.chosen), 'best beam')}"
+        beams = "the best beam" if len(info.chosen) == 1 else f"the {len(info.chosen)} best beams"
+        return f"{info.prompt_tokens} + {lengths} tokens, {beams}"
     live = [output for output in info.outputs.values() if not output.is_dropped]
     if len(live) < 2 and info.width < 2:
         return f"{info.prompt_tokens} + {len(info.token_ids)}/{info.max_tokens} tokens"

@@ -1,6 +1,7 @@
 """A small, seeded stand-in for the engine: emits a consistent stream of events without a model or tensors.
 
-It keeps books of its own (`tables`, `tokens`, `regions`), written independently of the reducer, to compare with it.
+It knows one sequence per request and one tier; `tests.events.scenario` has the rest of the schema. It keeps books of
+its own (`tables`, `tokens`, `regions`), written independently of the reducer, to compare with it.
 """
 
 from __future__ import annotations
@@ -117,9 +118,9 @@ class Simulation:
             self._emit(ev.RegionReleased(request, start, size, cause))
             return 1
         table = self.tables.pop(request)
-        for block in reversed(table):
+        for index, block in reversed(list(enumerate(table))):
             self._free.append(block)
-            self._emit(ev.BlockReleased(block, request, 0, cause))
+            self._emit(ev.BlockReleased(block, request, 0, cause, index))
             self._emit(ev.BlockFreed(block, cause))
         return len(table)
 

@@ -16,13 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.events import scenario
 from tests.events.synthetic import Simulation, record
-from workbench.events import PageMap, Recorder, Recording, RecordingError, Timeline
+from workbench.events import EventBus, PageMap, Recorder, Recording, RecordingError, Timeline
 from workbench.events import kvtrace as fmt
 from workbench.events import types as ev
 from workbench.events.history import History
 from workbench.events.page_map import MAX_BLOCKS, encode_page_map
+from workbench.events.state import BlockTable, Page
 from workbench.events.types import EventBatch
+from workbench.events.waste import measure_waste
 
 FRAME = struct.Struct("<BIII")
 
@@ -434,7 +437,8 @@ def batch_of(step: int, *events: ev.AnyEvent, first: int = 0) -> tuple[int, int,
         ([EMPTY, batch_of(1, ev.RequestAdmitted(0, 0))], "contradict"),
         ([EMPTY, (fmt.BATCH, 1, b"\x81\xa6events" + b"\x91" * 100_000)], "frame 2"),
         ([(fmt.KEYFRAME, 0, b"\x81\xa5pages\xdd" + struct.pack(">I", MAX_BLOCKS + 1))], "length"),
-        ([(fmt.KEYFRAME, 0, msgspec.msgpack.encode({"pages": [{}] * 5}))], "5 pages instead of 0"),
+        ([(fmt.KEYFRAME, 0, msgspec.msgpack.encode({"pages": [{}] * 5}))], "5 device pages instead of 0"),
+        ([(fmt.KEYFRAME, 0, msgspec.msgpack.encode({"host_pages": [{}]}))], "1 host pages instead of 0"),
         ([(fmt.KEYFRAME, 0, msgspec.msgpack.encode({"running": [3]}))], "never queued"),
         ([(fmt.KEYFRAME, 0, msgspec.msgpack.encode({"step": 4}))], "state of step 4"),
         ([(fmt.KEYFRAME, 0, msgspec.msgpack.encode({"requests": {"0": {"prompt": b"\xff"}}}))], "requests"),
@@ -443,6 +447,136 @@ def batch_of(step: int, *events: ev.AnyEvent, first: int = 0) -> tuple[int, int,
 def test_whole_frames_with_senseless_content(frames: list[tuple[int, int, bytes]], expected: str) -> None:
     with pytest.raises(RecordingError, match=expected):
         read_everything(trace(*frames))
+
+
+def scenario_state(step: int) -> PageMap:
+    bus = EventBus()
+    return next(bus.page_map.copy() for batch in scenario.play(bus) if batch.step == step)
+
+
+def spoil(state: PageMap, what: str) -> str:
+    """Makes a snapshot impossible; returns what is to be said about it."""
+    sequence = state.sequences[0]
+    match what:
+        case "a count":
+            state.pages[0].ref_count = 7
+            return "page 0 has ref_count 7"
+        case "an owner":
+            state.pages[0].owner = 77
+            return "owner 77; block tables name it 2 times"
+        case "a page":
+            sequence.tables[1].blocks[0] = 12
+            return "a device page outside 0 to 11"
+        case "a negative page":
+            sequence.tables[0].blocks[0] = -2
+            return "a device page outside 0 to 11"
+        case "a host page":
+            sequence.tables[0].host[0] = 9
+            return "a host page outside 0 to 5"
+        case "a place":
+            sequence.tables[0].host[40] = 0
+            state.host_pages[0] = Page(1, 4, 0, 40)
+            return "behind the end of its block table"
+        case "a group":
+            sequence.tables += [BlockTable()]
+            return "3 block tables, there are 2 layer groups"
+        case "a fill":
+            state.pages[0].filled = 5
+            return "more than 4 tokens"
+        case "tokens":
+            sequence.num_computed_tokens = 9
+            return "9 tokens in 8 slots"
+        case "mass":
+            sequence.mass = [0.0] * 1000
+            return "2 pages, not 1000"
+        case "a cause":
+            state.pages[0].cause = "because"
+            return "an unknown cause"
+        case "a request":
+            state.request_ids[9] = 9
+            return "never queued"
+    raise AssertionError(what)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        *("a count", "an owner", "a page", "a negative page", "a host page", "a place", "a group", "a fill", "tokens"),
+        *("mass", "a cause", "a request"),
+    ],
+)
+def test_an_impossible_snapshot_is_refused(what: str) -> None:
+    state = scenario_state(2)
+    assert Recording.open(trace((fmt.KEYFRAME, 2, encode_page_map(state)))).initial == state
+    expected = spoil(state, what)
+    with pytest.raises(RecordingError, match=expected):
+        Recording.open(trace((fmt.KEYFRAME, 2, encode_page_map(state))))
+
+
+def test_everything_that_can_happen_is_read_back() -> None:
+    bus, file = EventBus(), io.BytesIO()
+    states = {}
+    with Recorder(bus, file, 1):
+        for batch in scenario.play(bus):
+            states[batch.step] = bus.page_map.copy()
+    recording = Recording.open(file.getvalue())
+    live = Timeline(bus)
+    assert live.first_step == scenario.NUM_STEPS
+    for step in (3, 1, 7, 2, 6, 4, 5):
+        assert recording.state_at(step) == states[step]
+    kinds = {type(event) for event in recording.events()}
+    assert kinds == {
+        e
+        for e in ev.AnyEvent.__args__
+        if e not in (ev.AdmissionBlocked, ev.RequestRejected, ev.RegionReserved, ev.RegionReleased)
+    }
+    frame = recording.to_pandas()
+    swapped = frame[frame["type"] == "BlocksSwappedIn"]
+    assert swapped["pairs"].tolist() == [[(5, 1), (4, 2), (3, 3), (2, 4), (1, 5), (0, 9)]]
+    assert frame.loc[frame["type"] == "PageMassSampled", "mass"].tolist() == [[0.5, 0.25]]
+    assert frame.loc[frame["type"] == "OutputsChosen", "outputs"].item()[0].token_ids == [10, 11]
+    preempted = frame[frame["type"] == "RequestPreempted"]
+    assert preempted["estimate.swap_ns"].tolist()[0] == 2_000_000
+    assert frame.loc[frame["type"] == "RunStarted", "group_windows"].item() == [0, 8]
+
+
+@pytest.mark.parametrize("memory", ["paged", "contiguous"])
+def test_a_recording_from_before_sharing_still_opens(memory: str) -> None:
+    """Made by the version before: one block table per sequence, one text per request, no new fields."""
+    data = (Path(__file__).parent / "data" / f"before_sharing_{memory}.kvtrace").read_bytes()
+    assert b"block_table" in data
+    assert b"num_host_blocks" not in data
+    recording = Recording.open(data)
+    assert recording.is_complete
+    assert len(recording._keyframes) == 4
+    folded = {}
+    for event, state in recording.walk():
+        if isinstance(event, ev.StepFinished):
+            assert state.waste() == event.waste
+            folded[event.step] = state.copy()
+    for step in reversed(range(1, 12)):
+        assert recording.state_at(step) == folded[step], step
+    last = recording.state_at(12)
+    assert sum(len(request.token_ids) for request in last.requests.values()) == last.totals.generated_tokens > 0
+    assert "".join(r.text for r in last.requests.values()).count(" t") == last.totals.generated_tokens
+    assert measure_waste(recording).num_averaged == 12
+    # And when it was joined in the middle, with an old snapshot first.
+    frames = [
+        frame for frame in frames_of(data) if frame.step >= 8 and not (frame.kind == fmt.BATCH and frame.step == 8)
+    ]
+    late = trace(*((frame.kind, frame.step, data[frame.offset + FRAME.size : frame.end]) for frame in frames))
+    assert Recording.open(late).state_at(12) == last
+
+
+def test_new_fields_may_be_missing() -> None:
+    """Every event decodes without the fields that have defaults."""
+    for events in scenario.steps():
+        for event in events:
+            fields = msgspec.msgpack.decode(msgspec.msgpack.encode(event))
+            required = {field.name for field in msgspec.structs.fields(event) if field.required}
+            short = {name: value for name, value in fields.items() if name in required or name == "type"}
+            decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(short), type=ev.AnyEvent)
+            assert type(decoded) is type(event)
 
 
 def test_an_index_that_lies_is_not_believed() -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.events import scenario
 from tests.events.synthetic import GEOMETRY, Simulation, record
 from workbench import replay
-from workbench.events import PageMap, Recording, Timeline
+from workbench.events import EventBus, PageMap, Recording, Timeline
 from workbench.events import types as ev
-from workbench.events.state import Page, Region, RequestState, RequestStatus, SequenceState
+from workbench.events.state import BlockTable, OutputText, Page, Region, RequestState, RequestStatus, SequenceState
 from workbench.events.types import Cause
 from workbench.events.words import CAUSES, clean, describe, ordinal
 from workbench.replay_screen import Style, char_width, event_lines, page_map_lines, render, tail, waste_line
@@ -35,12 +36,17 @@ def run(memory: str = "paged", num_blocks: int = 4, block_size: int = 4) -> ev.R
 def paged_state() -> PageMap:
     """Request 0 (A) holds pages 2 (full) and 0 (1 of 4); request 27 (b) holds page 3 (nothing yet)."""
     pages = [Page(1, 1, 0, 1), Page(), Page(1, 4, 0, 0), Page(1, 0, 27, 0)]
-    sequences = {0: SequenceState(0, [2, 0], None, 5), 27: SequenceState(27, [3], None, 0)}
-    requests = {
-        0: RequestState("hello", 4, 9, 0, RequestStatus.RUNNING, " wor ld", [1, 2]),
-        27: RequestState("other", 3, 9, 27, RequestStatus.RUNNING),
+    sequences = {
+        0: SequenceState(0, [BlockTable([2, 0])], num_computed_tokens=5),
+        27: SequenceState(27, [BlockTable([3])]),
     }
-    return PageMap(run(), 3, 9, pages, sequences, requests, [0, 27], [])
+    requests = {
+        0: RequestState("hello", 4, 9, 0, status=RequestStatus.RUNNING, outputs={0: OutputText([1, 2], " wor ld")}),
+        27: RequestState("other", 3, 9, 27, status=RequestStatus.RUNNING, outputs={27: OutputText()}),
+    }
+    return PageMap(
+        run(), 3, 9, pages, sequences=sequences, request_ids={0: 0, 27: 27}, requests=requests, running=[0, 27]
+    )
 
 
 @pytest.fixture
@@ -71,9 +77,9 @@ def test_pages_are_letters_with_their_fill_below() -> None:
 
 
 def test_regions_are_drawn_over_the_arena() -> None:
-    sequences = {1: SequenceState(1, [], Region(8, 16, 10, 5), 5)}
-    requests = {1: RequestState("x", 4, 9, 1, RequestStatus.RUNNING)}
-    state = PageMap(run("contiguous", num_blocks=8), 3, 9, [], sequences, requests, [1], [])
+    sequences = {1: SequenceState(1, region=Region(8, 16, 10, 5), num_computed_tokens=5)}
+    requests = {1: RequestState("x", 4, 9, 1, status=RequestStatus.RUNNING)}
+    state = PageMap(run("contiguous", num_blocks=8), 3, 9, sequences=sequences, requests=requests, running=[1])
     # Slots 8-17 are asked for (of the cell 16-19 just half), 18-23 are rounding, 8-12 hold tokens.
     lines = page_map_lines(state, Style(80))
     assert lines[1:] == ["0 ..BBB~..", "    █▂"]
@@ -84,7 +90,7 @@ def test_regions_are_drawn_over_the_arena() -> None:
 def test_rows_are_numbered_and_large_pools_are_grouped() -> None:
     state = PageMap(run(num_blocks=100), pages=[Page() for _ in range(100)])
     state.pages[70] = Page(1, 4, 0, 0)
-    state.sequences[0] = SequenceState(0, [70], None, 4)
+    state.sequences[0] = SequenceState(0, [BlockTable([70])], num_computed_tokens=4)
     assert [line[:4] for line in page_map_lines(state, Style(40))[1::2]] == [" 0 .", "32 .", "64 .", "96 ."]
     assert page_map_lines(state, Style(40))[5] == "64 ......A" + "." * 25
     state.run = run(num_blocks=1 << 16)
@@ -116,12 +122,17 @@ def test_a_terminal_without_unicode_gets_ascii() -> None:
 def test_text_in_a_recording_can_not_drive_the_terminal() -> None:
     evil = "a\x1b[2Jb\r\nc‮d\x9b"
     state = paged_state()
-    state.requests[0].text = state.requests[0].prompt = evil
+    state.requests[0].outputs[0].text = state.requests[0].prompt = evil
     queued = ev.RequestQueued(5, 5, evil, 1, 1)
     token = ev.TokenGenerated(0, 0, 2, 7, evil)
     rejected = ev.RequestRejected(5, evil, Cause.NEVER_FITS, 1, 1)
     state.requests[27].reason = evil
-    text = render(state, [queued, token, rejected], (3, 0, 3), Style(200), True, True)
+    preempted = ev.RequestPreempted(0, ev.PreemptionMode.SWAP, Cause.POOL_EXHAUSTED, 0, 1, evil, evil)
+    evicted = ev.BlockEvicted(1, evil, Cause.PREFIX_EVICTION, evil)
+    chosen = ev.OutputsChosen(0, [ev.OutputState([1], evil, 0.0, ev.FinishReason.STOP)])
+    state.requests[27].chosen = chosen.outputs
+    events = [queued, token, rejected, preempted, evicted, chosen]
+    text = render(state, events, (3, 0, 3), Style(200), True, True)
     assert set(text) & {"\x1b", "\r", "‮", "\x9b"} == set()
     assert "a\\x1b[2Jb\\r\\nc\\u202ed" in text
     assert clean("dé 漢 🙂") == "dé 漢 🙂"
@@ -137,22 +148,111 @@ def test_tails_are_measured_in_columns() -> None:
 # --- words -------------------------------------------------------------------------------------------------------
 
 
-def test_every_event_of_a_run_has_words_of_its_own() -> None:
+def test_every_event_and_every_cause_has_words_of_its_own() -> None:
     described: dict[str, str] = {}
+
+    def look(timeline: Timeline) -> None:
+        for event, state in timeline.walk():
+            for words in (describe(event, state), describe(event), describe(event, state, explain=False)):
+                assert "\n" not in words
+                assert type(event).__name__ not in words
+            described[type(event).__name__] = describe(event, state)
+
     for memory in ("paged", "contiguous"):
         simulation = Simulation(1, memory, num_blocks=6)
         timeline = Timeline(simulation.bus)
         simulation.run(200)
         simulation.close()
-        for event, state in timeline.walk():
-            words = describe(event, state)
-            assert "\n" not in words
-            assert words != type(event).__name__
-            assert "sequence" not in words  # the state names the request
-            described[type(event).__name__] = words
+        look(timeline)
+        assert not any("sequence" in describe(event, state, explain=False) for event, state in timeline.walk())
+    bus = EventBus()
+    timeline = Timeline(bus)
+    for _ in scenario.play(bus):
+        pass
+    look(timeline)
     assert set(described) == {kind.__name__ for kind in ev.AnyEvent.__args__}
     assert len(set(described.values())) == len(described)
     assert set(CAUSES) == set(Cause)
+    assert len(set(CAUSES.values())) == len(CAUSES)
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (1, "request 0 arrives: 6 prompt tokens, at most 8 new ones, 2 samples: “a prompt”"),
+        (1, "request 0: sequence 1 goes on from sequence 0; they share the first 6 tokens, because fork"),
+        (1, "page 3 -> request 0, sequence 1, too, its 2nd page (layer group 1), shared by 2 now, because fork"),
+        (1, "request 0, sequence 1 generates its 1st token, id 10: “ t0”"),
+        (2, "page 1 copied to page 4 (2 tokens) for request 0, sequence 1, its 2nd page (layer group 0); 1 still uses "
+            "page 1, because copy_on_write"),
+        (2, "request 0, sequence 0: token 6 looked at 2 pages, most, 50%, at its 1st"),
+        (2, "request 0, sequence 0: token 6 read 1.5 of 2 pages, 90.0% of the attention covered, output off by 2.0%"),
+        (3, "6 pages of request 0 swapped out: pages 0, 1, 2, 3, 4 and 5 -> host pages 0, 1, 2, 3, 4 and 5 (6144 "
+            "bytes), because preemption_victim"),
+        (3, "page 0 is kept for reuse, content abcdef01; nobody uses it now, because preemption_victim"),
+        (3, "request 0 is preempted (swap): 6 pages given up, what they hold moved to the host tier, chosen by policy "
+            "last_come; as configured (expected: swapping 2.0 ms, recomputing 9.0 ms), because pool_exhausted"),
+        (4, "request 1 arrives: 6 prompt tokens, at most 8 new ones, beam search with 2 beams: “a prompt, too”"),
+        (4, "page 0 -> request 1, sequence 2, its 1st page, computed already (content abcdef01); it was kept for "
+            "reuse, because prefix_hit"),
+        (5, "request 1, sequence 3: the beam is dropped after 1 token, others are better"),
+        (5, "request 0 runs again; its pages are back from the host tier"),
+        (5, "page 7 (layer group 1) given up by request 1, sequence 2, nobody uses it now, because out_of_window"),
+        (6, "request 0 is where it was before it was preempted: 12288 bytes moved out and back in 2.5 ms "
+            "(2.0 ms expected)"),
+        (6, "request 0, sequence 0 is complete after 2 tokens (length)"),
+        (6, "request 1: its beam search ends with 1 result, the best with a score of -0.500: “ t0 t1”"),
+        (7, "page 0 is free, its content abcdef01 is lost; chosen by policy lru, because prefix_eviction"),
+        (7, "request 2, sequence 4: 1 of its 1 page in the host tier read through the staging window, 1024 bytes; they "
+            "stayed where they are"),
+        (8, "host page 0 (layer group 0) given up by request 2, sequence 5, 1 still uses it, because "
+            "sequence_finished"),
+        (8, "host page 0 is free, because host_full"),
+        (8, "request 2 loses its pages in the host tier: 9 stored tokens lost, because host_full"),
+    ],
+)  # fmt: skip
+def test_words_for_sharing_and_swapping(step: int, words: str) -> None:
+    bus = EventBus()
+    for batch in scenario.play(bus):
+        if batch.step == step:
+            said = [describe(event, bus.page_map, explain=False) for event in batch.events]
+            assert words in said, "\n".join(said)
+
+
+def test_the_screen_shows_what_is_shared_cached_and_on_the_host() -> None:
+    bus = EventBus()
+    screens = {}
+    for batch in scenario.play(bus):
+        screens[batch.step] = render(bus.page_map, batch.events, (batch.step, 0, 8), Style(120), True).splitlines()
+    assert screens[2][1:7] == [
+        "one character: a page (block), below it how full; . free; digits: shared by so many",
+        " 0 AAAAAA......",
+        "   █▆█▆▆▆",
+        "   2 2",
+        "host tier: 0 of 6 pages in use",
+        "0 ......",
+    ]
+    assert "block tables name 8 pages, 6 different ones: sharing saves 2 (25%)" in screens[2]
+    running = screens[2].index("running (1):")
+    assert screens[2][running + 1 : running + 4] == [
+        "  A request 0: running, 6 + 2+2 of at most 8 tokens, 2 samples, 10 stored in 6 pages (2 shared)  “ t0 t1”",
+        "      sequence 0  “ t0 t1”",
+        "      sequence 1  “ t0 t1”",
+    ]
+    assert screens[3][1:8] == [
+        "one character: a page (block), below it how full; . free; = kept for reuse; digits: shared by so many",
+        " 0 =...........",
+        "   █",
+        "host tier: 6 of 6 pages in use",
+        "0 AAAAAA",
+        "  █▆█▆▆▆",
+        "  2 2",
+    ]
+    assert "kept for reuse (cached) 4 (8%)" in screens[3][8]
+    assert any("A request 0: swapped out, 6 + 2+2 of at most 8" in line for line in screens[3])
+    assert any("10 stored in 6 host pages" in line for line in screens[3])
+    assert any("B request 1: finished (stop), 6 + 2 tokens, the best beam" in line for line in screens[6])
+    assert "      beam 1, score -0.500  “ t0 t1”" in screens[6]
 
 
 def test_words() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.events import scenario
 from tests.events.synthetic import GEOMETRY, Simulation, record
 from workbench.events import EventBus, Recording, Timeline
 from workbench.events import types as ev
@@ -97,9 +98,9 @@ def test_contiguous() -> None:
     assert split(report.steps, 2) == WasteSplit(token_states=3, reservation=1, internal=2, external=2, free=8)
     assert split(report.steps, 3) == WasteSplit(free=16)
     assert report.num_averaged == 3
-    assert astuple(report.shares) == pytest.approx((5 / 48, 3 / 48, 4 / 48, 4 / 48, 0, 32 / 48))
+    assert astuple(report.shares) == pytest.approx((5 / 48, 3 / 48, 4 / 48, 4 / 48, 0, 32 / 48, 0))
     assert report.shares.total == pytest.approx(1)
-    assert astuple(report.shares.without_free()) == pytest.approx((5 / 16, 3 / 16, 4 / 16, 4 / 16, 0, 0))
+    assert astuple(report.shares.without_free()) == pytest.approx((5 / 16, 3 / 16, 4 / 16, 4 / 16, 0, 0, 0))
     assert (report.memory, report.num_slots) == ("contiguous", 16)
 
 
@@ -234,3 +235,21 @@ def test_nothing_is_left_unjudged_when_all_requests_have_ended() -> None:
     assert report.shares.reserved == 0
     assert report.shares.internal > 0
     assert report.shares.reservation > 0
+
+
+def test_shared_copied_cached_and_swapped_pages() -> None:
+    bus = EventBus()
+    history = Timeline(bus)
+    for _ in scenario.play(bus):
+        pass
+    steps = measure_waste(history).steps
+    # Four shared pages, each once. Pages 1 and 3 get 3 tokens each, of their stay; 2 slots are filled now.
+    assert split(steps, 1) == WasteSplit(token_states=12, reservation=2, internal=2, free=32)
+    assert split(steps, 2) == WasteSplit(token_states=20, internal=4, free=24)
+    assert split(steps, 3) == WasteSplit(free=44, cached=4)
+    assert split(steps, 4) == WasteSplit(token_states=12, internal=4, free=32)
+    # A's pages are back: 3 of 4 slots in four of them. B's pages 6 and 8 hold 2 tokens each.
+    assert split(steps, 5) == WasteSplit(token_states=28, internal=8, free=12)
+    assert split(steps, 6) == WasteSplit(free=44, cached=4)
+    assert split(steps, 7) == WasteSplit(token_states=5, internal=3, free=40)
+    assert all(step.slots.total == 48 for step in steps)

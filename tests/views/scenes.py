@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.events import scenario
 from workbench.events import Cause, EventBus, PageMap
 from workbench.events.types import (
     SCHEMA_VERSION,
@@ -97,3 +98,9 @@ def contiguous() -> PageMap:
     bus.emit(AdmissionBlocked(request=2, cause=Cause.POOL_EXHAUSTED, needed=16, available=8))
     bus.flush()
     return bus.page_map
+
+
+def tiers(step: int) -> PageMap:
+    """The state after a step of `tests.events.scenario`: shared and cached pages, and a host tier."""
+    bus = EventBus()
+    return next(bus.page_map for batch in scenario.play(bus) if batch.step == step)

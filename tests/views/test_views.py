@@ -11,6 +11,7 @@ import pytest
 import workbench.views
 from tests.views import scenes
 from workbench.events import Cause, PageMap
+from workbench.events.types import PrefixHit, RequestQueued, Tier
 from workbench.views import (
     blocked_words,
     map_payload,
@@ -23,13 +24,21 @@ from workbench.views import (
     waste_words,
 )
 from workbench.views.grid import Use, grid_columns, is_starved, spans
-from workbench.views.palette import REQUEST_COLORS, luminance, mix, text_color
-from workbench.views.payload import CAUSES
+from workbench.views.palette import DARK, LIGHT, REQUEST_COLORS, luminance, mix, text_color
+from workbench.views.payload import CACHED_PAGE, CAUSES, FREE_PAGE, MAX_SAMPLES
 from workbench.views.words import CAUSE_WORDS, percent, token_share
 
 
 @pytest.fixture(params=["paged", "contiguous"])
 def scene(request: pytest.FixtureRequest) -> PageMap:
+    return scenes.paged() if request.param == "paged" else scenes.contiguous()
+
+
+@pytest.fixture(params=["paged", "contiguous", *range(1, 9)])
+def any_scene(request: pytest.FixtureRequest) -> PageMap:
+    """These two, and every step of a run with sharing, caching and swapping."""
+    if isinstance(request.param, int):
+        return scenes.tiers(request.param)
     return scenes.paged() if request.param == "paged" else scenes.contiguous()
 
 
@@ -47,21 +56,23 @@ def test_letters_stand_out_on_every_colour() -> None:
     assert request_color(7) == request_color(0)
 
 
-def test_spans_cover_every_slot_once(scene: PageMap) -> None:
-    position = 0
-    for span in spans(scene):
-        assert span.start == position
-        assert span.length > 0
-        position += span.length
-    assert position == scene.num_slots
+def test_spans_cover_every_slot_once(any_scene: PageMap) -> None:
+    for tier, slots in ((Tier.DEVICE, any_scene.num_slots), (Tier.HOST, len(any_scene.host_pages) * 4)):
+        position = 0
+        for span in spans(any_scene, tier) if any_scene.is_paged or tier is Tier.DEVICE else []:
+            assert span.start == position
+            assert span.length > 0
+            position += span.length
+        assert position == slots
 
 
-def test_spans_agree_with_the_waste_split(scene: PageMap) -> None:
-    waste = scene.waste()
-    total = {use: sum(span.length for span in spans(scene) if span.use is use) for use in Use}
+def test_spans_agree_with_the_waste_split(any_scene: PageMap) -> None:
+    waste = any_scene.waste()
+    total = {use: sum(span.length for span in spans(any_scene) if span.use is use) for use in Use}
     assert total[Use.TOKENS] == waste.token_states
     assert total[Use.RESERVED] == waste.reserved
     assert total[Use.ROUNDING] + total[Use.FREE] == waste.external + waste.free
+    assert total[Use.CACHED] == waste.cached
 
 
 def test_columns_are_powers_of_two_and_cells_wide() -> None:
@@ -79,7 +90,88 @@ def test_payload_tells_every_page() -> None:
     assert payload["logical"][5] == 1
     assert CAUSES[payload["cause"][5]] == Cause.ADMISSION
     assert payload["since"][5] == 1
-    assert payload["waste"] == [10, 2, 0, 20]
+    assert payload["waste"] == [10, 2, 0, 20, 0]
+    assert payload["shared"] == []
+    assert "host" not in payload
+
+
+def test_payload_tells_what_is_shared_cached_and_on_the_host() -> None:
+    two, three, four = (map_payload(scenes.tiers(step)) for step in (2, 3, 4))
+    assert two["owner"] == [0] * 6 + [FREE_PAGE] * 6
+    assert two["shared"] == [[0, 2, [0]], [2, 2, [0]]]
+    assert two["host"]["owner"] == [FREE_PAGE] * 6
+    assert three["owner"] == [CACHED_PAGE] + [FREE_PAGE] * 11
+    assert three["waste"] == [0, 0, 0, 44, 4]
+    assert three["host"]["owner"] == [0] * 6
+    assert three["host"]["shared"] == [[0, 2, [0]], [2, 2, [0]]]
+    assert three["host"]["filled"] == [4, 3, 4, 3, 3, 3]
+    assert (three["host"]["blocks"], three["host"]["columns"]) == (6, 2)
+    assert four["owner"][:9] == [1, *[FREE_PAGE] * 5, 1, 1, 1]
+    assert sum(two["waste"]) == sum(three["waste"]) == 48
+
+
+def test_a_page_of_several_requests_names_all() -> None:
+    bus = scenes.start("paged")
+    scenes.add(bus, 0)
+    scenes.page(bus, 0, 3, 0)
+    scenes.write(bus, 0, 4, 3)
+    scenes.add(bus, 1)
+    bus.emit(PrefixHit(3, 1, 0, "ab", 2))
+    bus.flush()
+    assert map_payload(bus.page_map)["shared"] == [[3, 2, [0, 1]]]
+    assert "1 page is shared: 1 page saved (50 %)." in map_words(bus.page_map)
+
+
+def test_rows_have_one_output_each_and_pages_once() -> None:
+    rows = request_rows(scenes.tiers(2))
+    # request, status, prompt, output, most, pages, preemptions, text, reason, sample, host pages
+    assert rows == [[0, "r", 6, 2, 8, 6, 0, " t0 t1", "", sample, 0] for sample in (0, 1)]
+    assert [row[1:6] + row[9:] for row in request_rows(scenes.tiers(3))] == [
+        ["s", 6, 2, 8, 0, 0, 6],
+        ["s", 6, 2, 8, 0, 1, 6],
+    ]
+    ended = request_rows(scenes.tiers(6))
+    assert [(row[0], row[1], row[7]) for row in ended] == [(0, "f", " t0 t1."), (0, "f", " t0 t1"), (1, "f", " t0 t1")]
+    oversize = request_rows(scenes.tiers(7))[-2:]
+    assert [(row[0], row[5], row[10]) for row in oversize] == [(2, 2, 1), (2, 2, 1)]
+    bus = scenes.start("paged")
+    bus.emit(RequestQueued(request=0, sequence=0, prompt="x", prompt_tokens=1, max_tokens=2, width=1 << 40))
+    bus.flush()
+    assert len(request_rows(bus.page_map)) == MAX_SAMPLES
+
+
+def test_words_tell_what_is_shared_cached_and_on_the_host() -> None:
+    assert "A 10 tokens in 6 pages, 2 of them shared (2 sequences)." in map_words(scenes.tiers(2))
+    assert "2 pages are shared: 2 pages saved (25 %)." in map_words(scenes.tiers(2))
+    swapped = map_words(scenes.tiers(3))
+    assert "4 (8 %) are kept for reuse (cached)." in swapped
+    assert "Host tier: 6 of 6 pages in use: A 6 pages." in swapped
+    assert "C 9 tokens in 2 pages and 1 host page, 2 of them shared (2 sequences)." in map_words(scenes.tiers(7))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_figure_shows_tiers_sharing_and_what_is_cached(dark: bool) -> None:
+    shared, swapped = page_map_figure(scenes.tiers(2), dark), page_map_figure(scenes.tiers(3), dark)
+    assert list(shared.data[3].text) == ["A×2", "A", "A×2", "A", "A", "A"]
+    assert list(swapped.data[3].text) == ["A×2", "A", "A×2", "A", "A", "A"]
+    assert min(swapped.data[3].y) > 3  # below the device's three rows of four pages
+    assert swapped.layout.annotations[0].text == "Host tier: 6 of 6 pages in use: A 6 pages."
+    cached = 2 * len(REQUEST_COLORS) + 2
+    assert [code for row in swapped.data[0].z for code in row].count(cached) == 4
+    hover = [text for row in swapped.data[0].text for text in row]
+    assert "page 0, slot 3 of 4: kept for reuse" in hover
+    assert "host page 2, slot 0 of 4: request A, tokens, shared by 2 sequences" in hover
+    names = [bar.name for bar in waste_figure(scenes.tiers(3), dark).data]
+    assert names == ["Token states", "Reserved, empty", "External fragmentation", "Kept for reuse (cached)", "Free"]
+    assert "Kept for reuse (cached)" not in [bar.name for bar in waste_figure(scenes.tiers(2)).data]
+
+
+def test_what_is_cached_is_told_from_what_is_free() -> None:
+    """By lightness a little, and by the lines across it."""
+    for colors in (LIGHT, DARK):
+        assert colors["cached"] != colors["free"]
+        lights = sorted((luminance(colors["cached"]), luminance(colors["hatch"])))
+        assert (lights[1] + 0.05) / (lights[0] + 0.05) >= 3
 
 
 def test_payload_tells_every_region() -> None:
@@ -159,8 +251,8 @@ def test_figures_of_nothing() -> None:
     assert waste_words(PageMap().waste()).startswith("Of 0 slots")
 
 
-def test_waste_figure_adds_up(scene: PageMap) -> None:
-    assert sum(bar.x[0] for bar in waste_figure(scene, dark=True).data) == scene.num_slots
+def test_waste_figure_adds_up(any_scene: PageMap) -> None:
+    assert sum(bar.x[0] for bar in waste_figure(any_scene, dark=True).data) == any_scene.num_slots
 
 
 def test_starved_only_when_free_slots_are_too_scattered() -> None:

@@ -52,7 +52,7 @@ def describe_page(event: PageEvent, state: PageMap | None, explain: bool) -> str
             tokens = plural(event.count, "token")
             return f"{who}: {tokens} stored in {where} {event.first}, {because(event.cause, explain)}"
         case ev.BlockReleased():
-            left = f"{event.ref_count} still use it" if event.ref_count else "nobody uses it now"
+            left = f"{event.ref_count} still {_use(event.ref_count)} it" if event.ref_count else "nobody uses it now"
             page = page_name(event.block, event.tier) + in_group(event.group, state)
             who = sequence_name(event.sequence, state)
             return f"{page} given up by {who}, {left}, {because(event.cause, explain)}"
@@ -70,13 +70,17 @@ def describe_page(event: PageEvent, state: PageMap | None, explain: bool) -> str
             return _describe_region(event, state, explain)
 
 
+def _use(count: int) -> str:
+    return "uses" if count == 1 else "use"
+
+
 def _describe_sharing(event: ev.BlockShared | ev.BlockCopied, state: PageMap | None, explain: bool) -> str:
     who, why = sequence_name(event.sequence, state), because(event.cause, explain)
     place = f"its {ordinal(event.logical_index + 1)} page{in_group(event.group, state)}"
     if isinstance(event, ev.BlockShared):
         shared = f"shared by {event.ref_count} now"
         return f"{page_name(event.block, event.tier)} -> {who}, too, {place}, {shared}, {why}"
-    left = f"{event.ref_count} still {'uses' if event.ref_count == 1 else 'use'} page {event.source}"
+    left = f"{event.ref_count} still {_use(event.ref_count)} page {event.source}"
     copied = f"page {event.source} copied to page {event.destination} ({plural(event.filled, 'token')})"
     return f"{copied} for {who}, {place}; {left}, {why}"
 
