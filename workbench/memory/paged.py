@@ -432,16 +432,22 @@ class PagedMemory:
 
     def footprint(self, sequences: Sequence[int]) -> Footprint:
         mine: dict[int, int] = {}
-        size: dict[int, int] = {}  # tokens per block of the first layer group
+        size: dict[int, int] = {}  # tokens per block of one layer group: of one that has all of them, if there is one
+        counted = next((group for group, window in enumerate(self.windows) if window is None), 0)
+        gone: set[bytes] = set()
         for sequence in sequences:
             holding = self._held[sequence]
             for group, table in enumerate(holding.tables):
                 for index, block in enumerate(table.blocks):
                     if block >= 0:
                         mine[block] = mine.get(block, 0) + 1
-                        if group == 0:
+                        if group == counted:
                             stored = holding.num_tokens - index * self.block_size
                             size[block] = max(size.get(block, 0), min(self.block_size, max(0, stored)))
+            name = b""
+            for index in range(holding.tables[counted].first):
+                name = page_hash(name, holding.token_ids[index * self.block_size : (index + 1) * self.block_size])
+                gone.add(name)
         counts = self._pool.ref_counts
         others = [block for block, count in mine.items() if counts[block] > count]
         kept = sum(size[b] for b in others if b in size and self._cache is not None and self._cache.has(b))
@@ -450,7 +456,7 @@ class PagedMemory:
             blocks=len(mine),
             lost=len(mine) - len(others),
             shared=len(others),
-            tokens=sum(size.values()) - kept,
+            tokens=sum(size.values()) - kept + len(gone) * self.block_size,
             tokens_kept=kept,
             bytes=filled * self._bytes_per_block,
         )
