@@ -1,0 +1,264 @@
+"""Anything in any order (hypothesis, stateful): requests, forks and cancellations, in pools from nearly nothing up.
+
+After every step the reducer equals the books. In the end every request has the tokens that it has alone in a large
+pool, nothing is held, and the same rules applied again give the same events.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from tests.conftest import assert_page_map_matches, random_llama
+from tests.engine.driving import engine
+from workbench.engine import LLM, SamplingParams
+from workbench.engine.preemption import VICTIM_POLICIES
+from workbench.events import types as ev
+from workbench.memory.eviction import EVICTION_POLICIES
+from workbench.memory.placement import PLACEMENT_POLICIES
+from workbench.models import LoadedModel
+
+#: What a machine does: an action of an engine, with its arguments.
+Action = tuple[str, tuple[Any, ...]]
+#: Prompts begin alike, so that prefixes are found again.
+BEGINNINGS = (tuple(range(1, 25)), tuple(range(1, 13)) + tuple(range(50, 62)))
+
+
+@functools.cache
+def llama() -> LoadedModel:
+    return random_llama()
+
+
+@functools.cache
+def reference(prompt: tuple[int, ...], params: SamplingParams) -> list[list[int]]:
+    """Outputs of a request alone in a large pool."""
+    return [o.token_ids for o in engine(llama(), max_model_len=128).generate(list(prompt), params)[0].outputs]
+
+
+def shape(events: list[ev.AnyEvent]) -> list[dict[str, Any]]:
+    """Events without their times."""
+    plain = [msgspec.to_builtins(event) for event in events]
+    return [{k: v for k, v in event.items() if not k.endswith("_ns")} for event in plain]
+
+
+class Player:
+    """An engine and what was done to it."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        # With measured speeds, decisions would differ from run to run.
+        self.llm = engine(llama(), max_model_len=128, transfer_bandwidth=1e6, prefill_speed=3000.0, **config)
+        self.events: list[ev.AnyEvent] = []
+        self.forks: dict[int, list[tuple[int, int]]] = {}
+
+    def do(self, action: Action) -> None:
+        name, arguments = action
+        if name == "add":
+            prompt, params = arguments
+            self.llm.add_request(list(prompt), params)
+        elif name == "fork":
+            self.fork(*arguments)
+        elif name == "cancel":
+            self.llm.cancel(*arguments)
+        elif name == "step":
+            self.events += self.llm.step().events
+            if self.llm.page_map.last is not None:
+                assert_page_map_matches(self.llm)
+
+    def fork(self, request: int, which: int, seed: int) -> None:
+        """Forks one of the sequences that can be forked; notes how many tokens the child took over."""
+        outputs = self.llm.output(request).outputs
+        alive = [i for i, output in enumerate(outputs) if output.finish_reason is None]
+        if not alive:
+            return
+        index = alive[which % len(alive)]
+        found = self.llm._scheduler.find(request)
+        assert found is not None
+        try:
+            self.llm.fork(request, found.sequences[index].sequence, seed)
+        except ValueError:
+            return  # too many, or one more would not fit
+        self.forks.setdefault(request, []).append((index, len(outputs[index].token_ids)))
+
+
+class EverythingMachine(RuleBasedStateMachine):
+    """Adds, steps, forks, cancels."""
+
+    @initialize(
+        block_size=st.sampled_from([1, 2, 4, 8]),
+        slots=st.integers(6, 150),
+        host=st.sampled_from([0, 0, 6, 40, 200]),
+        staging_blocks=st.integers(1, 5),
+        preemption=st.sampled_from(["recompute", "swap", "adaptive"]),
+        victim=st.sampled_from(sorted(VICTIM_POLICIES)),
+        prefix_caching=st.booleans(),
+        eviction=st.sampled_from(sorted(EVICTION_POLICIES)),
+        placement=st.sampled_from(sorted(PLACEMENT_POLICIES)),
+        max_num_seqs=st.integers(1, 8),
+        max_num_batched_tokens=st.sampled_from([1, 3, 8, 20, 512]),
+        watermark=st.sampled_from([0.0, 0.1]),
+        page_mass_every=st.sampled_from([0, 3]),
+    )
+    def begin(self, block_size: int, slots: int, host: int, **config: Any) -> None:
+        self.config = {
+            "block_size": block_size,
+            "num_blocks": max(1, slots // block_size),
+            "num_host_blocks": host // block_size,
+            **config,
+        }
+        self.player = Player(self.config)
+        self.actions: list[Action] = []
+        self.jobs: list[tuple[tuple[int, ...], SamplingParams]] = []
+        self.cancelled: set[int] = set()
+
+    def act(self, name: str, *arguments: Any) -> None:
+        self.actions.append((name, arguments))
+        self.player.do(self.actions[-1])
+
+    @rule(
+        beginning=st.sampled_from(BEGINNINGS),
+        length=st.integers(1, 24),
+        rest=st.lists(st.integers(70, 75), max_size=4),
+        kind=st.sampled_from(["greedy", "sampled", "sampled", "samples", "beams"]),
+        width=st.integers(2, 3),
+        max_tokens=st.integers(1, 16),
+        seed=st.integers(0, 5),
+    )
+    def add(
+        self,
+        beginning: tuple[int, ...],
+        length: int,
+        rest: list[int],
+        kind: str,
+        width: int,
+        max_tokens: int,
+        seed: int,
+    ) -> None:
+        how: dict[str, Any] = {
+            "greedy": {"temperature": 0},
+            "sampled": {"seed": seed},
+            "samples": {"seed": seed, "n": width, "stop_token_ids": (9, 10, 11)},
+            "beams": {"temperature": 0, "beam_width": width, "n": 2, "stop_token_ids": (14, 15, 16)},
+        }[kind]
+        if width > min(self.config["max_num_seqs"], self.config["max_num_batched_tokens"]):
+            how = {"seed": seed}
+        prompt, params = (*beginning[:length], *rest), SamplingParams(max_tokens=max_tokens, **how)
+        self.jobs.append((prompt, params))
+        self.act("add", prompt, params)
+
+    @rule(count=st.integers(1, 6))
+    def step(self, count: int) -> None:
+        for _ in range(count):
+            self.act("step")
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data(), which=st.integers(0, 3), seed=st.integers(0, 5))
+    def fork(self, data: st.DataObject, which: int, seed: int) -> None:
+        request = data.draw(st.integers(0, len(self.jobs) - 1))
+        if not self.jobs[request][1].beam_width:
+            self.act("fork", request, which, 100 + seed)
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        request = data.draw(st.integers(0, len(self.jobs) - 1))
+        if self.player.llm.output(request).outputs[0].finish_reason is None or data.draw(st.booleans()):
+            self.cancelled.add(request)
+            self.act("cancel", request)
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        if not hasattr(self, "player"):
+            return
+        llm = self.player.llm
+        steps = 0
+        while llm.has_unfinished:
+            self.act("step")
+            steps += 1
+            assert steps < 2000, "it does not end"
+        self.act("step")
+        assert llm.page_map.sequences == {}
+        waste = llm.page_map.waste()
+        assert waste.free + waste.cached == llm.page_map.num_slots
+        assert not any(page.ref_count for page in llm.page_map.host_pages)
+        for request in range(len(self.jobs)):
+            self.check(llm, request)
+        again = Player(self.config)
+        for action in self.actions:
+            again.do(action)
+        assert shape(again.events) == shape(self.player.events)
+
+    def check(self, llm: LLM, request: int) -> None:
+        prompt, params = self.jobs[request]
+        output = llm.output(request)
+        assert output.is_finished
+        if output.error is not None:
+            assert output.outputs[0].finish_reason == "rejected"
+            return
+        forks = self.player.forks.get(request, [])
+        first = output.outputs[: len(output.outputs) - len(forks)]
+        if params.beam_width and first[0].finish_reason == "cancelled":
+            assert request in self.cancelled
+            return
+        for found, wanted in zip(first, reference(prompt, params), strict=True):
+            if found.finish_reason == "cancelled":
+                assert request in self.cancelled
+                assert found.token_ids == wanted[: len(found.token_ids)]
+            else:
+                assert found.token_ids == wanted
+        self.check_forks(request, output.outputs, forks)
+
+    def check_forks(self, request: int, outputs: list[Any], forks: list[tuple[int, int]]) -> None:
+        """A fork goes on as a request does whose prompt is all that it took over."""
+        prompt, params = self.jobs[request]
+        seeds = [a[2] for name, a in self.actions if name == "fork" and a[0] == request]
+        children = outputs[len(outputs) - len(forks) :]
+        for child, (parent, taken) in zip(children, forks, strict=True):
+            before = tuple(outputs[parent].token_ids[:taken])
+            assert tuple(child.token_ids[:taken]) == before
+            tails = []
+            for seed in seeds:
+                rest = replace(params, n=1, max_tokens=params.max_tokens - taken, seed=seed)
+                tails.append(reference((*prompt, *before), rest)[0])
+            tail = child.token_ids[taken:]
+            if child.finish_reason == "cancelled":
+                assert any(tail == wanted[: len(tail)] for wanted in tails)
+            else:
+                assert tail in tails
+
+
+TestEverything = EverythingMachine.TestCase
+TestEverything.settings = settings(max_examples=60, stateful_step_count=14, deadline=None)
+
+
+def test_the_machine_reaches_what_it_is_for() -> None:
+    """A run by hand, so that a machine that never gets anywhere would be noticed."""
+    machine = EverythingMachine()
+    base: dict[str, Any] = {"staging_blocks": 2, "victim": "last_come", "eviction": "leaf_first", "placement": "oldest"}
+    more = {"max_num_seqs": 8, "max_num_batched_tokens": 20, "watermark": 0.0, "page_mass_every": 3}
+    machine.config = {"block_size": 2, "num_blocks": 21, "num_host_blocks": 20, **base, **more}
+    machine.config |= {"preemption": "swap", "prefix_caching": True}
+    machine.player, machine.actions, machine.jobs, machine.cancelled = Player(machine.config), [], [], set()
+    add: Callable[..., None] = lambda kind, length, tokens: machine.add(  # noqa: E731
+        beginning=BEGINNINGS[length % 2], length=length, rest=[70], kind=kind, width=2, max_tokens=tokens, seed=length
+    )
+    for kind, length, tokens in (("samples", 20, 12), ("beams", 11, 9), ("greedy", 24, 16), ("sampled", 23, 16)):
+        add(kind, length, tokens)
+        machine.step(count=3)
+    machine.act("fork", 3, 0, 102)
+    for length in (24, 23, 20):
+        add("greedy", length, 16)
+    machine.step(count=5)
+    machine.act("cancel", 5)
+    machine.cancelled.add(5)
+    machine.teardown()
+    kinds = {type(event) for event in machine.player.events}
+    reached = {ev.BlocksSwappedIn, ev.BlockCopied, ev.PrefixHit, ev.BlockEvicted, ev.SequenceForked, ev.PageMassSampled}
+    assert reached <= kinds
