@@ -33,6 +33,43 @@ def test_run_records_and_replay_shows_it(tmp_path: Path, capsys: pytest.CaptureF
     assert "8 pages" in replayed
 
 
+def test_several_outputs_of_a_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.kvtrace"
+    arguments = ["run", "The old king", "--max-tokens", "8"]
+    assert main([*arguments, "--samples", "3", "--seed", "2", "--record", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert [f"[0, {i} of 3] The old king" in shown for i in (1, 2, 3)] == [True] * 3
+    assert "2 pages copied on write" in shown
+    with Recording.open(path) as recording:
+        final = recording.state_at(recording.last_step).requests[0]
+        assert [len(output.token_ids) for output in final.outputs.values()] == [8, 8, 8]
+        assert all(output.text in shown for output in final.outputs.values())
+    assert main([*arguments, "--beams", "3", "--samples", "2", "--quiet"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 2
+    assert main([*arguments, "--beams", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert [f"[0, {i} of 3] The old king" in shown for i in (1, 2, 3)] == [True] * 3
+    assert "score -" in shown
+
+
+def test_swapping_and_prefix_caching(capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = ["The old king said that the", "The old king said that a", "A little fox lived under"]
+    texts = []
+    for options in (
+        ["--num-blocks", "64"],
+        ["--num-blocks", "12", "--host-blocks", "24", "--preemption", "swap", "--victim", "fewest_blocks"],
+        ["--num-blocks", "12", "--prefix-caching"],
+    ):
+        assert main(["run", *prompts, "--max-tokens", "24", "--block-size", "4", *options]) == 0
+        output, summary = capsys.readouterr().out.rsplit("\n\n", 1)
+        texts.append(output)
+        if "swap" in options:
+            assert "KiB swapped out" in summary
+        if "--prefix-caching" in options:
+            assert "tokens found in the prefix cache" in summary
+    assert texts[0] == texts[1] == texts[2]
+
+
 def test_same_seed_prints_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     texts = []
     for memory in (["--memory", "paged"], ["--memory", "contiguous", "--max-model-len", "64"]):
@@ -51,6 +88,12 @@ def test_same_seed_prints_the_same(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "x", "--model", "./nowhere"], "no such directory"),
         (["run", "x", "--block-size", "24", "--attention", "triton", "--device", "cpu"], "attention='triton'"),
         (["replay", "nowhere.kvtrace"], "nowhere.kvtrace"),
+        (["run", "x", "--samples", "0"], "n=0: an integer from 1 to 256"),
+        (["run", "x", "--beams", "2", "--samples", "3"], "n=3: at most beam_width=2 beams"),
+        (["run", "x", "--beams", "2", "--temperature", "0.7"], "temperature=0.7: a beam search takes"),
+        (["run", "x", "--host-blocks", "-1"], "num_host_blocks=-1"),
+        (["run", "x", "--samples", "2", "--memory", "contiguous"], "n=2: contiguous memory can't share"),
+        (["run", "x", "--memory", "contiguous", "--preemption", "swap"], "preemption='swap': contiguous memory"),
         (["bench", "cpu", "--requests", "0"], "--requests 0: must be at least 1"),
     ],
 )

@@ -25,7 +25,7 @@ MAX_PROMPT_CHARS = 4000
 #: More cells than this are neither visible nor quick to draw.
 MAX_PAGES = 2048
 
-_SUFFIX = re.compile(r"\|\s*(?P<length>-?\d{1,9})(?:\s*[x×]\s*(?P<samples>-?\d{1,9}))?\s*$")
+_SUFFIX = re.compile(r"\|\s*(?=[-\dx×])(?P<length>-?\d{1,9})?\s*(?:[x×]\s*(?P<samples>-?\d{1,9}))?\s*$")
 
 
 class SettingError(ValueError):
@@ -104,7 +104,8 @@ def parse_prompts(text: object, output_tokens: int) -> tuple[Prompt, ...]:
         if match := _SUFFIX.search(line):
             if match["samples"]:
                 samples = _integer(f"Prompts, line {number}, samples", int(match["samples"]), SAMPLES)
-            length = _integer(f"Prompts, line {number}, output length", int(match["length"]), OUTPUT_TOKENS)
+            if match["length"]:
+                length = _integer(f"Prompts, line {number}, output length", int(match["length"]), OUTPUT_TOKENS)
             line = line[: match.start()].rstrip()
         if not line:
             raise SettingError(f"Prompts, line {number}", "no text", "Put the prompt before the output length.")

@@ -16,7 +16,7 @@ from workbench.views import map_payload
 from workbench_app.duel import Duel
 from workbench_app.frame import build_frame, preview_frame
 from workbench_app.presets import PRESETS
-from workbench_app.settings import SettingError, Settings, parse_settings
+from workbench_app.settings import Prompt, SettingError, Settings, parse_settings
 
 
 def preset_settings(name: str) -> Settings:
@@ -126,3 +126,75 @@ def test_the_preview_shows_empty_pools(tiny: LoadedModel, small: Settings) -> No
     assert frame["left"]["map"]["owner"] == [-1] * 16
     assert frame["right"]["map"]["regions"] == []
     assert [row[1] for row in frame["requests"]] == [p.text for p in small.prompts]
+
+
+# --- several samples of one prompt -------------------------------------------------------------------------------
+
+
+def test_samples_share_on_one_side_and_are_refused_on_the_other(tiny: LoadedModel) -> None:
+    duel = Duel(tiny, preset_settings("samples"))
+    assert duel.left.asked.refused == {}
+    assert duel.left.asked.places == {0: (0, 0)}
+    assert duel.right.asked.places == {0: (0, 0), 1: (0, 1), 2: (0, 2), 3: (0, 3)}
+    assert duel.right.asked.refused[0].startswith("n=4: contiguous memory can't share: ")
+    for _ in range(20):
+        duel.advance()
+    for side in duel.sides:
+        assert_page_map_matches(side.llm)
+    prompt_pages = 109 // 16
+    assert [page.ref_count for page in duel.left.llm.page_map.pages[:prompt_pages]] == [4] * prompt_pages
+    assert (duel.left.marks[-1].running, duel.right.marks[-1].running) == (4, 2)
+
+    frame = json.loads(build_frame(duel, duel.last_step, 1, True, "Running"))
+    left, right = frame["left"], frame["right"]
+    assert left["stats"][0] == ["Running now", "4", "texts of 1 request; peak 4"]
+    assert right["stats"][0] == ["Running now", "2", "texts of 2 requests; peak 2"]
+    assert left["extra"][0].startswith("6 pages are shared: 18 pages saved (")
+    (refusal,) = right["extra"]
+    assert refusal.startswith("A refused: n=4: contiguous memory can't share")
+    assert refusal.endswith("Instead, the same is written here by 4 separate requests: A, B, C and D.")
+    assert [(row[0], row[1][:15], row[4]) for row in frame["requests"]] == [
+        (0, f"(sample {i + 1} of 4)", i) for i in range(4)
+    ]
+    assert [row[2][0] + row[3][0] for row in frame["requests"]] == ["rr", "rr", "rw", "rw"]
+    assert frame["history"]["title"] == "Texts written at once"
+    while not duel.done:
+        duel.advance()
+    assert duel.compare().words == "Outputs equal: 384 of 384 tokens compared (final)"
+    done = json.loads(build_frame(duel, duel.last_step, 1, False, "Finished"))
+    assert all(row[2][6] == row[3][6] != "" for row in done["requests"])
+    assert len({row[2][6] for row in done["requests"]}) == 4
+    duel.close()
+
+
+def test_prompts_with_and_without_samples_side_by_side(tiny: LoadedModel, small: Settings) -> None:
+    prompts = (Prompt("Once upon a time", 6), Prompt("Der var engang", 6, 3), Prompt("Il était une fois", 6))
+    duel = Duel(tiny, replace(small, prompts=prompts, policy="oracle", temperature=1.0))
+    assert duel.right.asked.places == {0: (0, 0), 1: (1, 0), 2: (1, 1), 3: (1, 2), 4: (2, 0)}
+    while not duel.done:
+        duel.advance()
+    frame = json.loads(build_frame(duel, duel.last_step, 1, False, "Finished"))
+    assert [(row[0], row[4]) for row in frame["requests"]] == [(0, None), (1, 1), (1, 2), (1, 3), (2, None)]
+    assert frame["badge"]["words"] == "Outputs equal: 30 of 30 tokens compared (final)"
+    assert frame["right"]["extra"][0].startswith("B refused: n=3")
+    duel.close()
+
+
+def test_a_different_sample_is_named(tiny: LoadedModel, small: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crooked(**params: Any) -> SamplingParams:
+        if params.get("n") is None and params["seed"] == 2:
+            params["seed"] += 1000
+        return SamplingParams(**params)
+
+    monkeypatch.setattr(duel_module, "SamplingParams", crooked)
+    duel = Duel(tiny, replace(small, prompts=(Prompt("Once upon a time", 12, 3),), temperature=1.0))
+    while not duel.done:
+        duel.advance()
+    assert duel.compare().words.startswith("Outputs differ: request A, sample 3, at token ")
+    duel.close()
+
+
+def test_the_preview_has_a_card_for_each_sample(tiny: LoadedModel) -> None:
+    frame = json.loads(preview_frame(preset_settings("samples"), tiny.geometry))
+    assert [row[0] for row in frame["requests"]] == [0] * 4
+    assert frame["right"]["extra"] == []

@@ -33,6 +33,9 @@ GOOD: dict[str, Any] = {
         ("prompts", "fine\n| 30", "line 2"),
         ("prompts", "fine | 9999", "output length: 9999"),
         ("prompts", "fine | -1", "output length: -1"),
+        ("prompts", "fine | 30 x0", "Prompts, line 1, samples: 0"),
+        ("prompts", "fine | 30 x 9", "Prompts, line 1, samples: 9"),
+        ("prompts", "\n".join(["x | 30 x8"] * 7), "56 samples in all"),
         ("output_tokens", 0, "Output length: 0"),
         ("output_tokens", "many", "'many'"),
         ("output_tokens", math.nan, "Output length"),
@@ -74,6 +77,14 @@ def test_floats_from_the_page_are_whole_numbers() -> None:
 def test_lines_set_their_own_length() -> None:
     prompts = parse_prompts("One | or two | 7\n\n  Three  ", 40)
     assert [(p.text, p.max_tokens) for p in prompts] == [("One | or two", 7), ("Three", 40)]
+    prompts = parse_prompts("One | 7 x4\nTwo | 9×2\nThree x4\nFour | x4\nFive | or | six |", 40)
+    assert [(p.text, p.max_tokens, p.samples) for p in prompts] == [
+        ("One", 7, 4),
+        ("Two", 9, 2),
+        ("Three x4", 40, 1),
+        ("Four", 40, 4),
+        ("Five | or | six |", 40, 1),
+    ]
 
 
 def test_speed() -> None:
@@ -100,6 +111,7 @@ def test_presets_are_possible(name: str) -> None:
         0.8,
         0,
     )
-    assert len(settings.prompts) >= 6
+    assert len(settings.prompts) >= 6 or name == "samples"
     assert len({p.text for p in settings.prompts}) >= len(settings.prompts) - 2
+    assert settings.has_samples == (name == "samples")
     assert DEFAULT_PRESET in PRESETS

@@ -8,6 +8,7 @@
     KVW.causes = props.causes || [];
     const root = role(element, "stage");
     const sides = [...root.querySelectorAll(".kvw-side")].map((side) => new KVW.SideView(side));
+    KVW.sides = sides;
     const history = new KVW.HistoryView(role(root, "history"), role(root, "history-words"));
     const texts = new KVW.TextsView(role(root, "texts"));
     const scrub = role(root, "scrub");
