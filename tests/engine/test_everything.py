@@ -7,12 +7,12 @@ pool, nothing is held, and the same rules applied again give the same events.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import random
 from dataclasses import replace
 from typing import Any
 
 import msgspec
-from hypothesis import settings
+from hypothesis import note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -90,29 +90,34 @@ class Player:
 class EverythingMachine(RuleBasedStateMachine):
     """Adds, steps, forks, cancels."""
 
-    @initialize(
-        block_size=st.sampled_from([1, 2, 4, 8]),
-        slots=st.integers(6, 150),
-        host=st.sampled_from([0, 0, 6, 40, 200]),
-        staging_blocks=st.integers(1, 5),
-        preemption=st.sampled_from(["recompute", "swap", "adaptive"]),
-        victim=st.sampled_from(sorted(VICTIM_POLICIES)),
-        prefix_caching=st.booleans(),
-        eviction=st.sampled_from(sorted(EVICTION_POLICIES)),
-        placement=st.sampled_from(sorted(PLACEMENT_POLICIES)),
-        max_num_seqs=st.integers(1, 8),
-        max_num_batched_tokens=st.sampled_from([1, 3, 8, 20, 512]),
-        watermark=st.sampled_from([0.0, 0.1]),
-        page_mass_every=st.sampled_from([0, 3]),
-    )
-    def begin(self, block_size: int, slots: int, host: int, **config: Any) -> None:
-        self.config = {
-            "block_size": block_size,
-            "num_blocks": max(1, slots // block_size),
-            "num_host_blocks": host // block_size,
-            **config,
-        }
-        self.player = Player(self.config)
+    @initialize(seed=st.integers(0, 1 << 32))
+    def begin(self, seed: int) -> None:
+        """From a seed: what hypothesis draws by itself is mostly small, and then nothing is ever short."""
+        rng = random.Random(seed)
+        block_size = rng.choice([1, 2, 4, 8])
+        self.start(
+            {
+                "block_size": block_size,
+                "num_blocks": max(1, rng.choice([rng.randint(6, 30), rng.randint(20, 120)]) // block_size),
+                "num_host_blocks": rng.choice([0, 10, 40, 200]) // block_size,
+                "staging_blocks": rng.randint(1, 5),
+                "preemption": rng.choice(["recompute", "swap", "adaptive"]),
+                "victim": rng.choice(sorted(VICTIM_POLICIES)),
+                "prefix_caching": rng.random() < 0.5,
+                "eviction": rng.choice(sorted(EVICTION_POLICIES)),
+                "placement": rng.choice(sorted(PLACEMENT_POLICIES)),
+                "max_num_seqs": rng.choice([1, 3, 8]),
+                "max_num_batched_tokens": rng.choice([1, 3, 8, 20, 512]),
+                "watermark": rng.choice([0.0, 0.0, 0.1]),
+                "page_mass_every": rng.choice([0, 3]),
+            }
+        )
+        self.add(seed=seed, count=3)
+
+    def start(self, config: dict[str, Any]) -> None:
+        note(str(config))
+        self.config = config
+        self.player = Player(config)
         self.actions: list[Action] = []
         self.jobs: list[tuple[tuple[int, ...], SamplingParams]] = []
         self.cancelled: set[int] = set()
@@ -121,24 +126,15 @@ class EverythingMachine(RuleBasedStateMachine):
         self.actions.append((name, arguments))
         self.player.do(self.actions[-1])
 
-    @rule(
-        beginning=st.sampled_from(BEGINNINGS),
-        length=st.integers(1, 24),
-        rest=st.lists(st.integers(70, 75), max_size=4),
-        kind=st.sampled_from(["greedy", "sampled", "sampled", "samples", "beams"]),
-        width=st.integers(2, 3),
-        max_tokens=st.integers(1, 16),
-        seed=st.integers(0, 5),
-    )
-    def add(
-        self,
-        beginning: tuple[int, ...],
-        length: int,
-        rest: list[int],
-        kind: str,
-        width: int,
-        max_tokens: int,
-        seed: int,
+    @rule(seed=st.integers(0, 1 << 32), count=st.integers(1, 3))
+    def add(self, seed: int, count: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(count):
+            kind, width = rng.choice(["greedy", "sampled", "samples", "beams"]), rng.randint(2, 3)
+            self.add_one(kind, rng.choice(BEGINNINGS), rng.randint(1, 24), rng.randint(1, 16), width, rng.randint(0, 4))
+
+    def add_one(
+        self, kind: str, beginning: tuple[int, ...], length: int, max_tokens: int, width: int, seed: int
     ) -> None:
         how: dict[str, Any] = {
             "greedy": {"temperature": 0},
@@ -148,7 +144,7 @@ class EverythingMachine(RuleBasedStateMachine):
         }[kind]
         if width > min(self.config["max_num_seqs"], self.config["max_num_batched_tokens"]):
             how = {"seed": seed}
-        prompt, params = (*beginning[:length], *rest), SamplingParams(max_tokens=max_tokens, **how)
+        prompt, params = (*beginning[:length], 70 + seed), SamplingParams(max_tokens=max_tokens, **how)
         self.jobs.append((prompt, params))
         self.act("add", prompt, params)
 
@@ -239,22 +235,28 @@ TestEverything.settings = settings(max_examples=60, stateful_step_count=14, dead
 
 
 def test_the_machine_reaches_what_it_is_for() -> None:
-    """A run by hand, so that a machine that never gets anywhere would be noticed."""
+    """A run by hand: a machine that never gets anywhere would be of no use."""
     machine = EverythingMachine()
-    base: dict[str, Any] = {"staging_blocks": 2, "victim": "last_come", "eviction": "leaf_first", "placement": "oldest"}
-    more = {"max_num_seqs": 8, "max_num_batched_tokens": 20, "watermark": 0.0, "page_mass_every": 3}
-    machine.config = {"block_size": 2, "num_blocks": 21, "num_host_blocks": 20, **base, **more}
-    machine.config |= {"preemption": "swap", "prefix_caching": True}
-    machine.player, machine.actions, machine.jobs, machine.cancelled = Player(machine.config), [], [], set()
-    add: Callable[..., None] = lambda kind, length, tokens: machine.add(  # noqa: E731
-        beginning=BEGINNINGS[length % 2], length=length, rest=[70], kind=kind, width=2, max_tokens=tokens, seed=length
+    machine.start(
+        {
+            "block_size": 2,
+            "num_blocks": 21,
+            "num_host_blocks": 20,
+            "staging_blocks": 2,
+            "preemption": "swap",
+            "prefix_caching": True,
+            "max_num_seqs": 8,
+            "max_num_batched_tokens": 20,
+            "watermark": 0.0,
+            "page_mass_every": 3,
+        }
     )
     for kind, length, tokens in (("samples", 20, 12), ("beams", 11, 9), ("greedy", 24, 16), ("sampled", 23, 16)):
-        add(kind, length, tokens)
+        machine.add_one(kind, BEGINNINGS[length % 2], length, tokens, width=2, seed=1)
         machine.step(count=3)
     machine.act("fork", 3, 0, 102)
     for length in (24, 23, 20):
-        add("greedy", length, 16)
+        machine.add_one("greedy", BEGINNINGS[0], length, 16, width=2, seed=2)
     machine.step(count=5)
     machine.act("cancel", 5)
     machine.cancelled.add(5)
