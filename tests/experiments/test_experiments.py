@@ -110,7 +110,7 @@ def test_stream(llama: LoadedModel) -> None:
     assert rows[0].bytes_per_token == 0 < rows[1].bytes_per_token < rows[2].bytes_per_token
     assert not rows[3].is_exact
     assert rows[3].bytes_per_token < rows[2].bytes_per_token
-    wrong = StreamRow(0.5, 7, None, 1, 1, 0, 0, 0, 3, 4, 3, True)
+    wrong = StreamRow(0.5, 7, None, 1, 1, 0, 0, 0, 3, 4, 3, True, 3)
     with pytest.raises(RuntimeError, match="a pool of 7 pages gave another token at position 3"):
         assert_equal([wrong])
 

@@ -51,6 +51,14 @@ def _sharing(parser: argparse.ArgumentParser) -> None:
     _ints(parser, "--widths", [2, 4, 6], "sequences per request")
     _int(parser, "--requests", 96, "per row")
     _int(parser, "--at-once", 8, "requests that run at once")
+    parser.add_argument(
+        "--sharpen-by",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        metavar="X",
+        help="multiply the model's logits, for a more certain model; every value is a run of its own [1]",
+    )
     _int(parser, "--block-size", 16, "tokens per page")
     _corpus(parser)
 

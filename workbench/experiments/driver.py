@@ -23,7 +23,7 @@ class Run:
     """What became of the jobs.
 
     Attributes:
-        outputs: per job, its outputs' tokens.
+        outputs: per job, its outputs' tokens; ``scores`` those of beam searches, best first (`CompletionOutput`).
         seconds: from the first request to the last token, by the clock.
         finish_steps: per job, the steps from its arrival to its end.
         totals: the reducer's sums; ``totals_before`` those before the first job.
@@ -36,6 +36,7 @@ class Run:
     totals: Totals
     totals_before: Totals
     step_seconds: list[float] = field(default_factory=list)
+    scores: list[list[float]] = field(default_factory=list)
 
     @property
     def output_tokens(self) -> int:
@@ -103,6 +104,7 @@ def run_jobs(
             totals=llm.page_map.totals,
             totals_before=totals_before,
             step_seconds=step_seconds,
+            scores=[[o.score for o in result.outputs if o.score is not None] for result in results],
         )
     del llm
     gc.collect()

@@ -6,6 +6,8 @@ after every step: (pages in all block tables - different pages) / pages in all b
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 import statistics
 from collections.abc import Sequence
@@ -39,6 +41,8 @@ class SharingRow:
         saved_by_pages: over all steps, each weighted by its pages: sums over steps, then the quotient.
         modelled: parallel sampling: what the lengths alone say, computed, not measured.
         divergence: mean number of tokens since all sequences of a request were last the same; measured at their ends.
+        sharpened: by what the model's logits were multiplied.
+        certainty: beam search: probability of a token of the best beam, geometric mean over tokens and requests.
     """
 
     decoding: str
@@ -54,6 +58,8 @@ class SharingRow:
     divergence: float
     copies: int
     preemptions: int
+    sharpened: float = 1.0
+    certainty: float | None = None
 
     @property
     def paper(self) -> str:
@@ -78,7 +84,7 @@ class SharingTable:
         columns = (
             "decoding", "lengths like", "sequences", "requests", "mean prompt / output", "steps",
             "saved, mean of steps", "weighted by pages", "from lengths alone (modelled)", "the paper, 2 to 6",
-            "points outside",
+            "points outside", "logits times", "probability of a token",
             "tokens since the common ancestor", "pages copied", "preemptions",
         )  # fmt: skip
         return markdown_table(
@@ -89,6 +95,7 @@ class SharingTable:
                     f"{row.mean_prompt:.0f} / {row.mean_output:.0f}", row.steps,
                     percent(row.saved), percent(row.saved_by_pages),
                     "-" if row.modelled is None else percent(row.modelled), row.paper, f"{row.distance:.1f}",
+                    f"{row.sharpened:g}", "-" if row.certainty is None else f"{row.certainty:.2f}",
                     f"{row.divergence:.1f}", row.copies, row.preemptions,
                 )
                 for row in self.rows
@@ -136,6 +143,22 @@ def modelled_saving(lengths: Sequence[Lengths], width: int, block_size: int) -> 
     return saved / total
 
 
+def sharpen(model: LoadedModel, factor: float) -> None:
+    """Multiplies the model's logits, in place: above 1 it becomes more certain, and its favourites stay the same.
+
+    Raises:
+        ValueError: the factor is not above 0, or the model has no last norm to put it into.
+    """
+    if not factor > 0:
+        raise ValueError(f"sharpen={factor!r}: must be a number above 0")
+    norm = getattr(getattr(model.model, "model", None), "norm", None)
+    if norm is None or factor == 1:
+        if factor != 1:
+            raise ValueError(f"{model.geometry.architecture} has no last norm to multiply")
+        return
+    norm.weight.mul_(factor)
+
+
 def sampling(decoding: str, width: int, max_tokens: int, seed: int) -> SamplingParams:
     """As the paper's workloads: outputs have a given length, so no token ends them."""
     if decoding == "beam":
@@ -164,8 +187,12 @@ def measure_sharing(
     at_once: int = 8,
     block_size: int = 16,
     seed: int = 0,
+    sharpened: float = 1.0,
 ) -> SharingRow:
-    """Runs ``requests`` requests, ``at_once`` at a time, and measures what sharing saves after every step."""
+    """Runs ``requests`` requests, ``at_once`` at a time, and measures what sharing saves after every step.
+
+    ``sharpened`` is what was done to the model (`sharpen`), for the table.
+    """
     rng = random.Random(seed)
     drawn = named(lengths).draw(requests, seed)
     jobs = [
@@ -181,6 +208,7 @@ def measure_sharing(
     )
     counter = _Counter(at_once)
     run = run_jobs(model, config, jobs, counter)
+    best = [scores[0] for scores in run.scores if scores]  # the mean log probability: the length penalty is 1
     return SharingRow(
         decoding=decoding,
         lengths=lengths,
@@ -195,6 +223,8 @@ def measure_sharing(
         divergence=statistics.mean(_divergence(outputs) for outputs in run.outputs),
         copies=run.totals.blocks_copied,
         preemptions=run.totals.preemptions,
+        sharpened=sharpened,
+        certainty=math.exp(statistics.mean(best)) if best else None,
     )
 
 
@@ -205,6 +235,7 @@ def run(
     requests: int,
     at_once: int,
     block_size: int,
+    sharpen_by: list[float],
     seed: int,
     corpus: Path | None,
     quick: bool,
@@ -213,16 +244,19 @@ def run(
     model = load_model("tiny", device="cpu")
     source = prompt_source(model.tokenizer, model.geometry.vocab_size, corpus)
     if quick:
-        lengths, widths, requests = lengths[:1], widths[:1], min(requests, 4)
+        lengths, widths, requests, sharpen_by = lengths[:1], widths[:1], min(requests, 4), sharpen_by[:1]
     table = SharingTable([], block_size, source.about)
-    for name in lengths:
-        for decoding in decodings:
-            for width in widths:
-                row = measure_sharing(
-                    model, source, decoding, name, width, requests, at_once=at_once, block_size=block_size, seed=seed
-                )
-                table.rows.append(row)
-                progress(f"{decoding} {width}, {name}: {percent(row.saved)} saved (the paper: {row.paper})")
+    options = {"at_once": at_once, "block_size": block_size, "seed": seed}
+    for factor in sharpen_by:
+        model = load_model("tiny", device="cpu")
+        sharpen(model, factor)
+        for name, decoding, width in itertools.product(lengths, decodings, widths):
+            row = measure_sharing(model, source, decoding, name, width, requests, sharpened=factor, **options)
+            table.rows.append(row)
+            progress(
+                f"{decoding} {width}, {name}: {percent(row.saved)} saved, {percent(row.saved_by_pages)} by pages "
+                f"(the paper: {row.paper})"
+            )
     return "\n\n".join(
         (
             heading("workbench bench sharing", model),

@@ -29,6 +29,7 @@ class StreamRow:
         bytes_per_token: read from the host tier per generated token, mean; ``prefill_bytes``: for the whole prompt.
         first_difference: of the output tokens, the first that differs from those with the whole sequence on the device;
             None if all are equal.
+        different_tokens: in the output; few mean that it goes in circles, so that equal tokens prove little.
         is_exact: False where only some pages were read (``attention_pages``).
     """
 
@@ -44,6 +45,7 @@ class StreamRow:
     output_tokens: int
     first_difference: int | None
     is_exact: bool
+    different_tokens: int
 
 
 @dataclass
@@ -140,6 +142,7 @@ def measure_stream(
                 output_tokens=len(same),
                 first_difference=None if all(same) else same.index(False),
                 is_exact=pages is None,
+                different_tokens=len(set(result.tokens)),
             )
         )
         progress(f"{num_blocks} pages: {rows[-1].decode_rate:,.1f} tokens/s, {sum(same)} of {len(same)} tokens equal")
@@ -227,7 +230,8 @@ def run(
             f"Measured: one greedy sequence of {len(prompt):,} + {new_tokens} tokens ({source.about}), pages of "
             f"{block_size}, {staging_blocks} staging pages, prompt chunks of at most {chunk} tokens, placement "
             f"{placement!r}; the host tier is {host}. Rows that read all pages are exact: their tokens "
-            f"{'are all equal' if equal else 'are NOT all equal'}. Rates of output are 1 / the median step.",
+            f"{'are all equal' if equal else 'are NOT all equal'}; the output has {rows[0].different_tokens} different "
+            "ones. Rates of output are 1 / the median step.",
             stream_markdown(rows),
         )
     )
