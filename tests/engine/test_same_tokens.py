@@ -156,10 +156,10 @@ def test_logits_are_equal_to_the_last_bit(
     def logits(**changes: object) -> dict[tuple[int, int], torch.Tensor]:
         seen: dict[tuple[int, int], torch.Tensor] = {}
 
-        def spy(rows: torch.Tensor, sequences: list[Sequence]) -> Sampled:
+        def spy(rows: torch.Tensor, sequences: list[Sequence], suppressed: torch.Tensor | None) -> Sampled:
             for row, sequence in zip(rows, sequences, strict=True):
                 seen[sequence.request, sequence.num_tokens] = row.clone()
-            return sample(rows, sequences)
+            return sample(rows, sequences, suppressed)
 
         monkeypatch.setattr("workbench.engine.runner.sample", spy)
         llm = LLM(tiny, EngineConfig(max_model_len=256, **changes))  # type: ignore[arg-type]

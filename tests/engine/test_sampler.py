@@ -22,7 +22,7 @@ from workbench.engine.sequence import Sequence, TextStream
 
 def sequence(params: SamplingParams, token_ids: list[int] | None = None, seed: int = 0) -> Sequence:
     ids = token_ids or [1]
-    return Sequence(0, 0, "", params, ids, len(ids), 8, random.Random(seed), TextStream(None))
+    return Sequence(0, 0, params, ids, len(ids), 8, random.Random(seed), TextStream(None))
 
 
 @settings(deadline=None, max_examples=60)

@@ -103,7 +103,7 @@ def test_beams_equal_generate(original: Any, model: LoadedModel) -> None:
         assert found == expected[:, len(prompt) :].tolist()
     assert count(events, ev.SequenceForked) > 20
     for mode in ("recompute", "swap"):
-        tight, events = run(model, params, num_blocks=110, num_host_blocks=200, preemption=mode, watermark=0.0)
+        tight, events = run(model, params, num_blocks=76, num_host_blocks=200, preemption=mode, watermark=0.0)
         assert tight == outputs
         assert count(events, ev.RequestPreempted) > 0
 
@@ -164,7 +164,7 @@ def test_windows_and_layer_groups(name: str) -> None:
         loaded,
         params,
         max_model_len=128,
-        num_blocks=30 if name == "mistral" else 72,
+        num_blocks=16 if name == "mistral" else 72,
         watermark=0.0,
         num_host_blocks=200,
         preemption="swap",
@@ -187,11 +187,12 @@ def test_mass_is_that_of_plain_torch(model: LoadedModel) -> None:
         assert sum(mass) == pytest.approx(1, abs=1e-2)
     prompts, one = [PROMPTS[5] * 2], params[:1]
     _, events = run(model, one, prompts, num_blocks=12, num_host_blocks=60, page_mass_every=3)
-    streamed = [e.mass for e in events if isinstance(e, ev.PageMassSampled)]
-    _, events = run(model, one, prompts, page_mass_every=3)
-    resident = [e.mass for e in events if isinstance(e, ev.PageMassSampled)]
+    streamed = {e.query: e.mass for e in events if isinstance(e, ev.PageMassSampled)}
+    _, events = run(model, one, prompts, page_mass_every=1)
+    resident = {e.query: e.mass for e in events if isinstance(e, ev.PageMassSampled)}
     assert len(streamed) > 2
-    assert streamed[-1] == pytest.approx(resident[-1], abs=2e-4)
+    for query, mass in streamed.items():
+        assert mass == pytest.approx(resident[query], abs=2e-4)
 
 
 def test_selection(model: LoadedModel) -> None:
@@ -267,10 +268,8 @@ def test_mover_keeps_every_bit(head_dim: int, monkeypatch: pytest.MonkeyPatch) -
     for pair in caches:  # at once, as a step would that got the pages
         for tensor in pair:
             tensor.fill_(-1.0)
-    mover.carry_out(
-        [Move(MoveKind.IN, list(zip(rows, back, strict=True)), 5), Move(MoveKind.COPY, [(back[0], 63)], -1)]
-    )
-    mover.carry_out([])
+    mover.carry_out([Move(MoveKind.IN, list(zip(rows, back, strict=True)), 5)])
+    mover.carry_out([Move(MoveKind.COPY, [(back[0], spare)], -1)])
     for tensor, was in zip([t for pair in caches for t in pair], before, strict=True):
         assert torch.equal(tensor[back], was[out])
         assert torch.equal(tensor[spare], was[out[0]])

@@ -37,8 +37,8 @@ class Accounts:
         recomputed: dict[int, int] = {}
         for chunk in plan.chunks:
             if chunk.cause is Cause.RECOMPUTE:
-                request = chunk.sequence.request
-                recomputed[request] = recomputed.get(request, 0) + chunk.count
+                number = chunk.sequence.request
+                recomputed[number] = recomputed.get(number, 0) + chunk.count
         if recomputed:
             tokens = sum(chunk.count for chunk in plan.chunks)
             for number, count in recomputed.items():

@@ -426,7 +426,7 @@ class LLM:
         assert request.beams is not None
         if len(logits) < len(request.live):
             return  # not all of them were computed: they go on together
-        moves = request.beams.advance(logits)
+        moves = request.beams.advance(logits, self.model.suppressed)
         if not request.beams.is_done:
             self._scheduler.branching.move_beams(request, moves)
             return

@@ -122,6 +122,7 @@ class PageReader:
         k, v = storage.caches[0]
         staged = min(config.staging_blocks, max(1, config.num_host_blocks))
         self._staging = k.new_zeros(staged, *k.shape[1:]), v.new_zeros(staged, *v.shape[1:])
+        self._in_order = torch.arange(staged, dtype=torch.int32, device=k.device)[None]
         self._streams: list[_Stream] = []
         self._decodes: _Decodes | None = None
         self._slots: list[Tensor] = []
@@ -171,6 +172,10 @@ class PageReader:
         device = self._storage.caches[0][0].device
         tensor = torch.tensor(numbers, dtype=torch.int32)
         return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+    def _number(self, value: int) -> Tensor:
+        """One number on the device. (Pinned memory for each would take far longer than what it is for.)"""
+        return torch.full((1,), value, dtype=torch.int32, device=self._storage.caches[0][0].device)
 
     def _stream(self, sequence: int, start: int, stop: int, num_tokens: int, table: list[BlockTable]) -> _Stream:
         used = -(-num_tokens // self._block_size)
@@ -246,16 +251,16 @@ class PageReader:
         samples = self._samples_mass and count == 1
         masses: list[tuple[Tensor, Tensor, Tensor]] = []
         if samples:
-            mass = self._ops.mass(q, k_cache, stream.blocks[group], self._tensor([length]), lse, rest)
+            mass = self._ops.mass(q, k_cache, stream.blocks[group], self._number(length), lse, rest)
             masses.append((stream.resident[group], mass, lse))
         for start in range(0, len(rows), window):
             part = rows[start : start + window]
             self._ops.stage(self._storage.host, part, self._offset(layer), self._staging)
-            table = torch.arange(len(part), dtype=torch.int32, device=q.device)[None]
+            table = self._in_order[:, : len(part)]
             keys = len(part) * block_size
             staged, staged_lse = self._ops.attend(q, k_stage, v_stage, table, keys, count, rest)
             if samples:
-                mass = self._ops.mass(q, k_stage, table, self._tensor([keys]), staged_lse, rest)
+                mass = self._ops.mass(q, k_stage, table, self._number(keys), staged_lse, rest)
                 masses.append((host[start : start + window], mass, staged_lse))
             out, lse = merge_partial(out, lse, staged, staged_lse)
         stream.pages_read.append(len(rows))
@@ -282,7 +287,7 @@ class PageReader:
         if len(rows) <= room:
             return rows, host
         lo, hi = self.host_bounds[layer]
-        length = self._tensor([len(rows) * self._block_size])
+        length = self._number(len(rows) * self._block_size)
         scores = score_bounds(q, lo, hi, rows[None], length, self._block_size)
         chosen = choose_pages(
             scores, length, self._block_size, room, num_kv_heads=lo.shape[1], per_head=False, first=1, recent=0

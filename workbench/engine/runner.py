@@ -70,7 +70,7 @@ class ModelRunner:
         logits = self._forward(plan)
         forwarded = time.perf_counter_ns()
         sequences = plan.samplers
-        return Finished(sample(logits, sequences) if sequences else Sampled([], []), forwarded)
+        return Finished(sample(logits, sequences, self._model.suppressed) if sequences else Sampled([], []), forwarded)
 
     def take_readings(self) -> list[AnyEvent]:
         return self._reader.take_readings() if self._reader is not None else []

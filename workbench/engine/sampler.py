@@ -83,13 +83,17 @@ def _logprobs(logits: Tensor, sequences: Seq[Sequence], tokens: list[int]) -> li
     return result
 
 
-def sample(logits: Tensor, sequences: Seq[Sequence]) -> Sampled:
+def sample(logits: Tensor, sequences: Seq[Sequence], suppressed: Tensor | None = None) -> Sampled:
     """Chooses the next token of every sequence.
 
     Args:
         logits: ``[num_seqs, vocab_size]``, any float type; row ``i`` belongs to ``sequences[i]``.
+        suppressed: int64, tokens that are never chosen (a beam search leaves them out by itself).
     """
     logits = logits.float()
+    beam_logits = _beam_logits(logits, sequences)
+    if suppressed is not None:
+        logits = logits.index_fill(1, suppressed, -torch.inf)
     params = [sequence.params for sequence in sequences]
     raw = logits
     if any(p.repetition_penalty != 1.0 for p in params):
@@ -111,7 +115,7 @@ def sample(logits: Tensor, sequences: Seq[Sequence]) -> Sampled:
             )
         tokens[random_rows] = _pick(scaled, [sequences[row].random.random() for row in random_rows])
     token_ids = tokens.tolist()
-    return Sampled(token_ids, _logprobs(raw, sequences, token_ids), _beam_logits(raw, sequences))
+    return Sampled(token_ids, _logprobs(raw, sequences, token_ids), beam_logits)
 
 
 def _beam_logits(logits: Tensor, sequences: Seq[Sequence]) -> dict[int, Tensor]:

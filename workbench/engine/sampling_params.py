@@ -80,7 +80,7 @@ class SamplingParams:
         check("n", self.n, is_int(self.n, 1, 256), "an integer from 1 to 256")
         check("beam_width", self.beam_width, is_int(self.beam_width, 0, 256), "an integer from 0 to 256")
         penalty = self.length_penalty
-        check("length_penalty", penalty, _is_number(penalty, -100, 100), "a number from -100 to 100")
+        check("length_penalty", penalty, _is_number(penalty, -10, 10), "a number from -10 to 10")
         stopping = self.early_stopping
         ok = isinstance(stopping, bool) or stopping == "never"
         check("early_stopping", stopping, ok, "True, False or 'never'")

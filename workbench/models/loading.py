@@ -65,7 +65,8 @@ class LoadedModel:
     ) -> Tensor:
         """Logits ``[len(logit_rows), vocab_size]`` of packed tokens; ``input_ids`` and ``positions`` ``[num_tokens]``.
 
-        Keys and values of all tokens are stored on the way.
+        Keys and values of all tokens are stored on the way. Suppressed tokens still have their logits: who chooses
+        tokens leaves them out (`workbench.engine.sampler`).
 
         Args:
             batch: the step's tokens, or the handle of a `StepState`.
@@ -81,10 +82,7 @@ class LoadedModel:
             logits: Tensor = (self.model if call is None else call)(
                 input_ids=ids, position_ids=places, use_cache=False, paged_batch=batch, **kwargs
             ).logits[0]
-        logits = logits if self.takes_logits_to_keep else logits[logit_rows]
-        if self.suppressed is not None:
-            logits.index_fill_(1, self.suppressed, -torch.inf)
-        return logits
+        return logits if self.takes_logits_to_keep else logits[logit_rows]
 
 
 def load_model(name: str, device: str = "auto", dtype: str = "auto", pack: bool = True) -> LoadedModel:

@@ -13,6 +13,7 @@ was ordered, so that the same seed gives the same events.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,28 @@ class _Ring:
         return half, drained
 
 
+class _Numbers:
+    """Lists of numbers on their way to the device, without waiting for it: pinned buffers, used in turn."""
+
+    def __init__(self, device: torch.device, slots: int = 16) -> None:
+        self._device = device
+        self._buffers = [torch.zeros(256, dtype=torch.int64, pin_memory=True) for _ in range(slots)]
+        self._read = [torch.cuda.Event() for _ in range(slots)]
+        self._next = 0
+
+    def upload(self, numbers: Sequence[int]) -> Tensor:
+        """int64 ``[len(numbers)]``, on the current stream."""
+        at, count = self._next, len(numbers)
+        self._next = (at + 1) % len(self._buffers)
+        self._read[at].synchronize()  # long past, with so many buffers
+        if count > len(self._buffers[at]):
+            self._buffers[at] = torch.zeros(1 << (count - 1).bit_length(), dtype=torch.int64, pin_memory=True)
+        self._buffers[at].numpy()[:count] = numbers
+        there = self._buffers[at][:count].to(self._device, non_blocking=True)
+        self._read[at].record()
+        return there
+
+
 class GpuMover:
     """Carries out moves of pages. All pages of a row of the host tier lie in one piece."""
 
@@ -72,8 +95,7 @@ class GpuMover:
         self._pending: list[_Pending] = []
         self._ready: list[Transfer] = []
         self._rings: dict[MoveKind, _Ring] = {}
-        self._copied = torch.cuda.Event()
-        self._pinned = torch.zeros(0, dtype=torch.int64)
+        self._numbers = _Numbers(self._device)
 
     def follow(self, device: list[tuple[Tensor, Tensor]], host: list[tuple[Tensor, Tensor]]) -> None:
         """See `TorchMover.follow`."""
@@ -116,8 +138,8 @@ class GpuMover:
         return batch
 
     def _upload(self, pairs: list[tuple[int, int]]) -> Tensor:
-        """Numbers on the device, int64 ``[num_pairs, 2]``, without waiting for it."""
-        return torch.tensor(pairs, dtype=torch.int64).pin_memory().to(self._device, non_blocking=True)
+        """int64 ``[num_pairs, 2]``."""
+        return self._numbers.upload([number for pair in pairs for number in pair]).view(-1, 2)
 
     def _order(self, move: Move) -> None:
         if self.host is None:
@@ -155,8 +177,7 @@ class GpuMover:
         self, pairs: list[tuple[int, int]], ring: _Ring, compute: torch.cuda.Stream, started: torch.cuda.Event | None
     ) -> None:
         buffer, drained = ring.take(compute)
-        numbers = self._upload(pairs)
-        gather_blocks(self.addresses, numbers[:, 0].contiguous(), buffer)
+        gather_blocks(self.addresses, self._numbers.upload([page for page, _ in pairs]), buffer)
         self._side.wait_stream(compute)
         with torch.cuda.stream(self._side):
             if started is not None:
@@ -168,8 +189,7 @@ class GpuMover:
         with torch.cuda.stream(self._side):
             buffer, drained = ring.take(self._side)
             self._cross(buffer, [row for row, _ in pairs], to_host=False)
-            numbers = self._upload(pairs)
-            scatter_blocks(buffer, self.addresses, numbers[:, 1].contiguous())
+            scatter_blocks(buffer, self.addresses, self._numbers.upload([page for _, page in pairs]))
             drained.record()
 
     def _cross(self, buffer: Tensor, rows: list[int], to_host: bool) -> None:
@@ -178,7 +198,7 @@ class GpuMover:
         if self.addresses.row_bytes < _SMALL:
             whole = CacheAddresses([buffer])
             blocks = torch.arange(len(rows), dtype=torch.int64, device=self._device)
-            index = torch.tensor(rows, dtype=torch.int64).pin_memory().to(self._device, non_blocking=True)
+            index = self._numbers.upload(rows)
             if to_host:
                 gather_blocks(whole, blocks, self.host, index)
             else:

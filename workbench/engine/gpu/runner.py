@@ -256,8 +256,14 @@ class TritonRunner:
         slots = [arrays[slots_of(group)][:size] for group in range(buffers.num_groups)]
         self._state.begin(slots, tables, arrays["context_lens"][:size], size)
         logits = self._forward(arrays["ids"][:size], arrays["positions"][:size], arrays["logit_rows"][:size])
-        pick_tokens(logits, arrays["temperatures"][:size], arrays["uniforms"][:size], self._tokens[:size])
+        self._pick(logits, arrays, size)
         return logits
+
+    def _pick(self, logits: Tensor, arrays: dict[str, Tensor], count: int) -> None:
+        """Enqueues the choice of tokens. The logits stay as they are: a beam search wants them so."""
+        if self._model.suppressed is not None:
+            logits = logits.index_fill(1, self._model.suppressed, -torch.inf)
+        pick_tokens(logits, arrays["temperatures"][:count], arrays["uniforms"][:count], self._tokens[:count])
 
     def _mixed(self, tokens: int, decodes: int, seqs: int, sampling: int) -> Tensor:
         """The launches of a step with prompt chunks in it."""
@@ -268,7 +274,7 @@ class TritonRunner:
         self._state.begin(slots, tables, arrays["context_lens"][:seqs], decodes, query_start)
         rows = arrays["logit_rows"][: sampling if self._call is None else max(sampling, 2)]
         logits = self._forward(arrays["ids"][:tokens], arrays["positions"][:tokens], rows)[:sampling]
-        pick_tokens(logits, arrays["temperatures"][:sampling], arrays["uniforms"][:sampling], self._tokens[:sampling])
+        self._pick(logits, arrays, sampling)
         return logits
 
     def _forward(self, ids: Tensor, positions: Tensor, logit_rows: Tensor) -> Tensor:
@@ -290,7 +296,7 @@ class TritonRunner:
         if not special:
             return {}, {}
         places = [at for at, _ in special]
-        sampled = sample(logits[places], [sequence for _, sequence in special])
+        sampled = sample(logits[places], [sequence for _, sequence in special], self._model.suppressed)
         choices = dict(zip(places, zip(sampled.token_ids, sampled.logprobs, strict=True), strict=True))
         return choices, sampled.beam_logits
 
