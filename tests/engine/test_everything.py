@@ -112,10 +112,10 @@ class EverythingMachine(RuleBasedStateMachine):
                 "page_mass_every": rng.choice([0, 3]),
             }
         )
+        note(str(self.config))
         self.add(seed=seed, count=3)
 
     def start(self, config: dict[str, Any]) -> None:
-        note(str(config))
         self.config = config
         self.player = Player(config)
         self.actions: list[Action] = []
