@@ -60,8 +60,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     gpu.add_argument("--repetitions", type=int, default=2, help="of every kind of run [%(default)s]")
     gpu.add_argument("--profile", type=int, default=20, help="decode steps to look at; 0: none [%(default)s]")
     add_shape(gpu)
+    tiers = benches.add_parser(
+        "tiers",
+        help="swapping: bandwidth between the tiers, steps beside it, and when it pays",
+        description="On a model of Qwen3-0.6B's shape with random weights: pages out and in against plain pinned "
+        "copies; decode steps with pages moving beside them; and a pool that is too small, with every kind of "
+        "preemption. Small sizes on the CPU rehearse it.",
+    )
+    tiers.add_argument("--requests", type=int, default=128, help="[%(default)s]")
+    tiers.add_argument("--context", type=int, default=800, help="of the steps with pages beside them [%(default)s]")
+    tiers.add_argument("--longest", type=int, default=1024, help="prompt, and output, on the small pool [%(default)s]")
+    tiers.add_argument("--pages", type=int, default=64, help="that move beside a step [%(default)s]")
+    tiers.add_argument("--steps", type=int, default=40, help="of each kind [%(default)s]")
+    tiers.add_argument(
+        "--share", type=float, default=0.35, help="of all tokens that the small pool holds [%(default)s]"
+    )
+    tiers.add_argument("--blocks", type=int, default=1024, help="most pages moved at once [%(default)s]")
+    tiers.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="[%(default)s]")
+    tiers.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"), help="[%(default)s]")
+    tiers.add_argument("--attention", default="triton", choices=("triton", "torch"), help="[%(default)s]")
+    add_shape(tiers)
     added = add_experiments(benches)
-    for bench in (cpu, memory, gpu, *added):
+    for bench in (cpu, memory, gpu, tiers, *added):
         bench.add_argument("--out", type=Path, help="also write the report (Markdown) to this file")
 
 

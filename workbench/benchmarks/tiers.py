@@ -8,14 +8,13 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from datetime import date
 
 import torch
 
 from workbench.benchmarks.gpu import Job, Shape
-from workbench.commands.doctor import describe_machine, installed_versions
 from workbench.engine import LLM, EngineConfig, SamplingParams
 from workbench.events.types import PreemptionSettled
+from workbench.experiments.tables import heading
 from workbench.memory.block_table import Move, MoveKind
 from workbench.models.loading import LoadedModel
 
@@ -177,38 +176,32 @@ def _throughput(model: LoadedModel, requests: int, longest: int, share: float, b
 
 
 def run(
-    requests: int = 128,
-    context: int = 800,
-    longest: int = 1024,
-    pages: int = 64,
-    steps: int = 40,
-    share: float = 0.35,
-    blocks: int = 1024,
-    device: str = "cuda",
-    dtype: str = "bfloat16",
-    attention: str = "triton",
-    shape: Shape | None = None,
+    requests: int,
+    context: int,
+    longest: int,
+    pages: int,
+    steps: int,
+    share: float,
+    blocks: int,
+    device: str,
+    dtype: str,
+    attention: str,
+    **shape: int,
 ) -> str:
-    """Runs all three and returns the report."""
-    shape = shape or Shape()
-    model = shape.load(device, getattr(torch, dtype), 4096, pack=True)
+    """Runs all three and returns the report as Markdown. ``shape``: sizes of the random model."""
+    if not 0 < share <= 1:
+        raise ValueError(f"--share {share}: must be above 0 and at most 1")
+    model = Shape(**shape).load(device, getattr(torch, dtype), 4096, pack=True)
     base = EngineConfig(device=device, attention=attention)
-    versions = ", ".join(f"{package} {version}" for package, version in installed_versions().items() if version)
-    lines = [
-        f"# `workbench bench gpu_swap`, {date.today().isoformat()}",
-        "",
-        f"{describe_machine()}. {versions}. {model.geometry.num_layers} layers, {dtype}.",
-        "",
-        "## Pages between the tiers",
-        "",
-        *_bandwidth(model, blocks, base),
-        "",
-        "## Beside the computation",
-        "",
-        *_beside(model, requests, context, pages, steps, base),
-        "",
-        "## When memory runs out",
-        "",
-        *_throughput(model, requests, longest, share, base),
-    ]
-    return "\n".join(lines)
+    return "\n\n".join(
+        (
+            heading("workbench bench tiers", model),
+            "Measured: pages between the tiers, through the engine's mover, against plain copies from and to pinned memory "
+            "of the same size. Best of 7.",
+            "\n".join(_bandwidth(model, blocks, base)),
+            "Measured: decode steps with pages moving beside them.",
+            "\n".join(_beside(model, requests, context, pages, steps, base)),
+            "Measured: a pool that is too small, and every kind of preemption.",
+            "\n".join(_throughput(model, requests, longest, share, base)),
+        )
+    )
