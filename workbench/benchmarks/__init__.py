@@ -72,9 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tiers.add_argument("--longest", type=int, default=1024, help="prompt, and output, on the small pool [%(default)s]")
     tiers.add_argument("--pages", type=int, default=64, help="that move beside a step [%(default)s]")
     tiers.add_argument("--steps", type=int, default=40, help="of each kind [%(default)s]")
-    tiers.add_argument(
-        "--share", type=float, default=0.35, help="of all tokens that the small pool holds [%(default)s]"
-    )
+    tiers.add_argument("--share", type=float, default=0.35, help="of all tokens, in the small pool [%(default)s]")
     tiers.add_argument("--blocks", type=int, default=1024, help="most pages moved at once [%(default)s]")
     tiers.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="[%(default)s]")
     tiers.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"), help="[%(default)s]")

@@ -196,8 +196,8 @@ def run(
     return "\n\n".join(
         (
             heading("workbench bench tiers", model),
-            "Measured: pages between the tiers, through the engine's mover, against plain copies from and to pinned memory "
-            "of the same size. Best of 7.",
+            "Measured: pages between the tiers, through the engine's mover, against plain copies of the same size from "
+            "and to pinned memory. Best of 7.",
             "\n".join(_bandwidth(model, blocks, base)),
             "Measured: decode steps with pages moving beside them.",
             "\n".join(_beside(model, requests, context, pages, steps, base)),
