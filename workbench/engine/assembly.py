@@ -10,10 +10,9 @@ from workbench.engine.attention import AttentionChoice, choose_attention
 from workbench.engine.config import ConfigError, EngineConfig
 from workbench.engine.launched import Runner
 from workbench.engine.mover import TorchMover
-from workbench.engine.reader import PageReader, needs_reader
+from workbench.engine.reading import PageReader, TorchOps, needs_reader
 from workbench.engine.runner import ModelRunner
 from workbench.engine.storage import Storage
-from workbench.engine.torch_ops import TorchOps
 from workbench.events.bus import EventBus
 from workbench.events.types import SCHEMA_VERSION, RunStarted
 from workbench.memory import (

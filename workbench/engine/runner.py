@@ -12,7 +12,7 @@ from torch import Tensor
 from workbench.engine.launched import Finished, Launched
 from workbench.engine.mover import Mover
 from workbench.engine.plan import StepPlan
-from workbench.engine.reader import PageReader
+from workbench.engine.reading import PageReader
 from workbench.engine.sampler import Sampled, sample
 from workbench.events.types import AnyEvent
 from workbench.memory.protocol import MemoryManager

@@ -29,7 +29,7 @@ class _Prepared:
 
 
 class KernelOps:
-    """See `workbench.engine.reader.PageOps`. ``scales``: of keys and values in float8."""
+    """See `workbench.engine.reading.pages.PageOps`. ``scales``: of keys and values in float8."""
 
     def __init__(self, scales: dict[str, Tensor]) -> None:
         self._scales = scales

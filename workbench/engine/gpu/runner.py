@@ -23,10 +23,9 @@ from workbench.engine.gpu.staging import Staging
 from workbench.engine.launched import Launched
 from workbench.engine.mover import Mover, TorchMover
 from workbench.engine.plan import Chunk, StepPlan
-from workbench.engine.reader import PageReader, needs_reader
+from workbench.engine.reading import PageReader, TorchOps, needs_reader
 from workbench.engine.sampler import Sampled, sample
 from workbench.engine.storage import Storage
-from workbench.engine.torch_ops import TorchOps
 from workbench.events.types import AnyEvent
 from workbench.memory.protocol import MemoryManager
 from workbench.models.attention_op import Kernels, StepState

@@ -10,7 +10,7 @@ from workbench.models.paged_batch import Options
 
 
 class TorchOps:
-    """See `workbench.engine.reader.PageOps`."""
+    """See `workbench.engine.reading.pages.PageOps`."""
 
     def attend(
         self, q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Tensor, length: int, behind: int, options: Options
