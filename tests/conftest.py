@@ -54,7 +54,7 @@ def assert_page_map_matches(llm: LLM, page_map: PageMap | None = None) -> None:
     stored = {s: n for s, n in books.num_tokens.items() if n or s in state.sequences}
     assert {s: q.num_computed_tokens for s, q in state.sequences.items()} == stored
     assert state.last is not None
-    assert state.waste() == state.last.waste == llm.memory.waste(llm._scheduler.head_waits_for_memory)
+    assert state.waste() == state.last.waste == llm.memory.waste(llm._scheduler.queues.head_waits_for_memory)
     waste = state.waste()
     total = waste.token_states + waste.reserved + waste.external + waste.free + waste.cached
     assert total == state.num_slots

@@ -78,7 +78,7 @@ class Player:
         if not alive:
             return
         index = alive[which % len(alive)]
-        found = self.llm._scheduler.find(request)
+        found = self.llm._scheduler.queues.find(request)
         assert found is not None
         try:
             self.llm.fork(request, found.sequences[index].sequence, seed)

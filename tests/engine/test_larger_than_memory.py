@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
 from tests.conftest import assert_page_map_matches
 from tests.engine.driving import (
@@ -19,12 +22,13 @@ from tests.engine.driving import (
     run,
     sampled,
 )
+from tests.models.architectures import NO_SPECIAL, SHAPE
 from workbench.engine import SamplingParams
 from workbench.events import types as ev
 from workbench.events.types import Cause
 from workbench.memory.eviction import Key
 from workbench.memory.placement import PLACEMENT_POLICIES, PlacedPage
-from workbench.models import LoadedModel
+from workbench.models import LoadedModel, prepare_model
 
 LONG, SHORT, OTHER = random_prompts(11, [58, 9, 20])
 JOB: Job = (LONG, SamplingParams(max_tokens=40, temperature=0))  # 97 slots: 25 pages
@@ -121,6 +125,28 @@ def test_a_sequence_on_the_host_is_not_forked_beyond_the_pool(llama: LoadedModel
     with pytest.raises(ValueError, match=r"^request=0: with 2 sequences it may need 36 blocks, the pool has 6"):
         llm.fork(request)
     finish(llm)
+
+
+def test_what_is_let_in_ends_whatever_the_sizes_of_the_pools() -> None:
+    """A model with two groups of full layers, and one with a window: their pages come and go in pairs."""
+    shape = SHAPE | NO_SPECIAL | {"num_hidden_layers": 3, "head_dim": 16, "sliding_window": 7}
+    kinds = ["sliding_attention", "full_attention", "full_attention"]
+    torch.manual_seed(1)
+    loaded = prepare_model(
+        AutoModelForCausalLM.from_config(Gemma3TextConfig(**shape, layer_types=kinds)), None, "three"
+    )
+    job: Job = (LONG[:20], SamplingParams(max_tokens=14, temperature=0))  # 33 slots: twice 9 pages, and 5
+    config = {"max_model_len": 128, "max_num_batched_tokens": 8}
+    tokens = run(loaded, [job], **config).tokens
+    ran = []
+    for num_blocks, num_host in itertools.product((9, 10, 11, 12), (9, 10, 11, 12, 13)):
+        result = run(loaded, [job], num_blocks=num_blocks, num_host_blocks=num_host, **config)
+        if result.tokens != [[[]]]:
+            assert result.tokens == tokens
+            ran.append((num_blocks, num_host))
+    assert engine(loaded, **config).memory.windows == (7, None, None)
+    assert (9, 13) not in ran
+    assert {(11, 12), (12, 12), (10, 13) if (10, 13) in ran else (12, 13)} <= set(ran)
 
 
 @pytest.mark.parametrize(

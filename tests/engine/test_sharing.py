@@ -126,6 +126,22 @@ def test_a_fork_goes_on_as_if_it_had_been_a_request(llama: LoadedModel, moment: 
             assert (output == outputs[0]) == params.is_greedy
 
 
+def test_a_fork_of_what_is_computed_again_waits_for_it(llama: LoadedModel) -> None:
+    """The pool has just what two sequences need that share the prompt: neither may compute it for itself."""
+    params = SamplingParams(max_tokens=9, temperature=0)
+    prompt = random_prompts(5, [20])[0]
+    llm = engine(llama, num_blocks=9, watermark=0.0, max_num_batched_tokens=4)
+    llm.add_request(PROMPTS[0], GREEDY)
+    request = llm.add_request(prompt, params)
+    while not (llm.page_map.running == [request] and llm.page_map.requests[request].preemptions):
+        llm.step()
+    assert 0 < llm.page_map.sequences[1].num_computed_tokens < 16
+    assert len(llm.output(request).outputs[0].token_ids) > 1
+    llm.fork(request)
+    finish(llm)
+    assert [o.token_ids for o in llm.output(request).outputs] == alone(llama, (prompt, params)) * 2
+
+
 def test_a_fork_shares_all_pages_and_copies_only_the_last(llama: LoadedModel) -> None:
     llm = engine(llama)
     request = llm.add_request(PROMPTS[1], GREEDY)

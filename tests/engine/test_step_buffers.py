@@ -131,7 +131,7 @@ def test_incremental_equals_from_scratch(data: st.DataObject, memory: str) -> No
         assert not llm.has_unfinished
         buffers = llm._runner.buffers  # type: ignore[attr-defined]
         llm.close()
-        buffers.forget(llm._scheduler._freed)
+        buffers.forget(llm._scheduler.queues.freed)
         assert sorted(buffers._free_rows) == list(range(config.max_num_seqs)), "every row was given back"
         assert buffers._rows == {}
 

@@ -35,8 +35,12 @@ def expected(llama: LoadedModel) -> list[list[list[int]]]:
 
 
 def assert_settled(result: Run) -> None:
-    """After a request is resumed, it settles what that took before it ends, or is preempted again before it could."""
+    """After a request is resumed, it settles what that took before it ends, or is preempted again before it could.
+
+    What its sequences have in common is computed again once.
+    """
     open_: dict[int, PreemptionMode] = {}
+    lost: dict[int, int] = {}
     settled = 0
     for event in result.events:
         if isinstance(event, ev.RequestResumed):
@@ -44,8 +48,10 @@ def assert_settled(result: Run) -> None:
             open_[event.request] = event.mode
         elif isinstance(event, ev.RequestPreempted):
             open_.pop(event.request, None)
+            lost[event.request] = event.tokens_lost
         elif isinstance(event, ev.PreemptionSettled):
             assert open_.pop(event.request) is event.mode
+            assert event.tokens_recomputed <= lost[event.request]
             assert (event.measured_ns > 0) == (event.tokens_recomputed + event.bytes_moved > 0)
             assert (event.tokens_recomputed == 0) or event.mode is PreemptionMode.RECOMPUTE
             assert (event.bytes_moved > 0) == (event.mode is PreemptionMode.SWAP)

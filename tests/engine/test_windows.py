@@ -20,6 +20,7 @@ from tests.engine.driving import (
     run,
     sampled,
 )
+from tests.engine.test_swapping import assert_settled
 from workbench.engine import LLM, SamplingParams
 from workbench.events import types as ev
 from workbench.events.types import Cause
@@ -28,6 +29,12 @@ from workbench.models import LoadedModel
 NAMES = ["mistral", "gemma2", "gemma3", "gpt_oss"]
 WINDOW = 7
 LONG, MIDDLE, SHORT = random_prompts(21, [47, 30, 5])
+#: The first one grows beside the prompts of the others.
+HARD: list[Job] = [
+    (SHORT[:4], SamplingParams(max_tokens=60, temperature=0)),
+    (LONG, GREEDY),
+    (LONG, sampled(1)),
+]
 BASE: dict[str, Any] = {"max_model_len": 128, "max_num_batched_tokens": 8}
 
 
@@ -104,6 +111,7 @@ def test_samples_beams_and_swapping(name: str, pool: int, config: dict[str, Any]
     if not pool:
         assert result.state.totals.preemptions > 0
         assert (result.state.totals.swapped_out_bytes > 0) == ("preemption" in config)
+        assert_settled(result)
     assert result.of(ev.BlockShared)
     assert {e.group for e in result.of(ev.BlockCopied)} == set(range(1 if name == "mistral" else 2))
 
@@ -164,30 +172,33 @@ def test_a_hybrid_holds_fewer_bytes(llama: LoadedModel) -> None:
     assert engine(llama).memory.windows == (None,)
 
 
-def test_a_request_alone_gets_its_window_step_by_step() -> None:
-    """Samples whose own tokens span many windows never hold more than a few pages each: they are let in."""
+@pytest.mark.parametrize("preemption", ["recompute", "swap"])
+def test_samples_that_span_many_windows_are_let_in_again(preemption: str) -> None:
+    """They never hold more than a few pages each in the layers with a window: that is what they need."""
+    _, loaded = model("gemma3")
+    jobs_ = [([3], SamplingParams(max_tokens=80, temperature=0)), (SHORT, sampled(2, n=3, max_tokens=60))]
+    result = run(loaded, jobs_, **BASE, num_blocks=61, num_host_blocks=90, preemption=preemption, watermark=0.0)
+    lost = [e.blocks_released for e in result.of(ev.RequestPreempted)]
+    assert lost
+    assert max(lost) > 40
+    for job, tokens in zip(jobs_, result.tokens, strict=True):
+        assert run(loaded, [job], max_model_len=128, free_behind_window=False).tokens == [tokens]
+
+
+@pytest.mark.parametrize("num_blocks", [5, 6, 7, 8])
+def test_swapped_within_a_long_prompt(num_blocks: int) -> None:
+    """The rest of the prompt is many times what a window holds: it needs only the next chunk's pages to come back."""
     _, loaded = model("mistral")
-    job = (SHORT, sampled(2, n=3, max_tokens=60))
-    other = (MIDDLE, SamplingParams(max_tokens=10, temperature=0))
-    reference = run(loaded, [job], max_model_len=128, free_behind_window=False).tokens
-    llm = engine(loaded, **BASE, num_blocks=15, watermark=0.0)
-    first = llm.add_request(*other)
-    second = llm.add_request(*job)
-    finish(llm)
-    assert [o.token_ids for o in llm.output(second).outputs] == reference[0]
-    assert len(llm.output(first).outputs[0].token_ids) == 10
+    result = run(loaded, HARD, **BASE, num_blocks=num_blocks, num_host_blocks=20, preemption="swap", watermark=0.0)
+    assert result.tokens == [run(loaded, [job], max_model_len=128).tokens[0] for job in HARD]
+    if num_blocks == 6:
+        assert result.state.totals.swapped_out_bytes > 0
 
 
 def test_lost_tokens_behind_the_window_count() -> None:
     """What was freed has to be computed again, too, when a request is preempted."""
     _, loaded = model("mistral")
-    result: Run = run(
-        loaded,
-        [(SHORT[:4], SamplingParams(max_tokens=60, temperature=0)), (LONG, GREEDY), (LONG, sampled(1))],
-        **BASE,
-        num_blocks=6,
-        watermark=0.0,
-    )
+    result: Run = run(loaded, HARD, **BASE, num_blocks=6, watermark=0.0)
     preempted = result.of(ev.RequestPreempted)
     assert max(e.tokens_lost for e in preempted) > 5 * 4, "more than it held at that time"
     resumed = {e.request: e for e in result.of(ev.RequestResumed)}

@@ -199,3 +199,17 @@ def test_a_fork_of_a_shorter_beginning_names_its_own_pages() -> None:
     memory.commit(1, 3, Cause.PREFILL)
     assert memory.allocate(2, [1, 2, 3, 4, 5, 0], 6, 4) == 4, "page 5 of the child does not go on from the parent's"
     assert memory.allocate(3, [1, 2, 9, 9, 5, 0], 6, 4) == 5
+
+
+def test_pages_that_come_back_from_the_host_are_found_again() -> None:
+    memory = TieredMemory(4, 2, 0.0, None, 8, eviction=LRU(), bytes_per_block=32)
+    tokens = [1, 2, 3, 4, 5]
+    memory.allocate(0, tokens, 5, 4)
+    memory.commit(0, 5, Cause.PREFILL)
+    memory.swap_out(0, [0], Cause.PREEMPTION_VICTIM)
+    memory.allocate(1, [9] * 8, 8, 1)  # takes all of the device, so what was there is evicted
+    memory.commit(1, 8, Cause.PREFILL)
+    memory.free(1, Cause.REQUEST_FINISHED)
+    memory.swap_in(0, [0], Cause.RESUMPTION)
+    assert memory.allocate(2, [1, 2, 3, 4, 6], 5, 4) == 4
+    assert memory.block_table(2)[:2] == memory.block_table(0)[:2]

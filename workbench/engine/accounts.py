@@ -49,7 +49,7 @@ class Accounts:
         return settled
 
     def _note_transfer(self, transfer: Transfer) -> list[AnyEvent]:
-        request = self._scheduler.find(transfer.request)
+        request = self._scheduler.queues.find(transfer.request)
         if request is None or request.debt is None or request.debt.mode is not PreemptionMode.SWAP:
             return []
         debt = request.debt
@@ -59,7 +59,7 @@ class Accounts:
         return self._settle(request) if debt.is_resumed and debt.to_move == 0 else []
 
     def _note_recomputed(self, number: int, tokens: int, ns: int) -> None:
-        request = self._scheduler.find(number)
+        request = self._scheduler.queues.find(number)
         if request is not None and request.debt is not None:
             request.debt.tokens += tokens
             request.debt.spent_ns += ns

@@ -25,16 +25,16 @@ def common_prefix(a: Seq[int], b: Seq[int]) -> int:
 class Branching:
     """Numbers sequences, and forks them.
 
-    Attributes:
-        freed: sequences whose memory was taken back, or changed by more than growing, since somebody emptied the list.
+    Args:
+        freed: takes the numbers of sequences whose memory is taken back.
     """
 
-    def __init__(self, config: EngineConfig, memory: MemoryManager, bus: EventBus | None) -> None:
+    def __init__(self, config: EngineConfig, memory: MemoryManager, bus: EventBus | None, freed: list[int]) -> None:
         self._seed = config.seed
         self._memory = memory
         self._bus = bus
         self._next = 0
-        self.freed: list[int] = []
+        self._freed = freed
 
     def number(self) -> int:
         """A number for a new sequence."""
@@ -89,7 +89,7 @@ class Branching:
         for index, beam in enumerate(before):
             if index not in kept:
                 self._memory.free(beam.sequence, Cause.BEAM_DROPPED)
-                self.freed.append(beam.sequence)
+                self._freed.append(beam.sequence)
                 self._emit(SequenceFinished(request.request, beam.sequence, None, beam.num_output_tokens))
         taken: set[int] = set()
         beams: list[Sequence] = []

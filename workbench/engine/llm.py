@@ -232,7 +232,7 @@ class LLM:
             raise KeyError(f"request={request!r}: there is no such request")
         if self._memory.why_not_share is not None:
             raise SharingError(f"request={request}: {self._memory.why_not_share}")
-        found = self._scheduler.find(request)
+        found = self._scheduler.queues.find(request)
         check("request", request, found is not None, "it has ended, so there is nothing to fork")
         assert found is not None
         check("request", request, found.beams is None, "a beam search forks its beams by itself")
@@ -327,7 +327,7 @@ class LLM:
         if self._bus is not None:
             self._bus.begin_step(self._step)
             running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
-            self._bus.emit(StepStarted(running, waiting, self._scheduler.num_swapped))
+            self._bus.emit(StepStarted(running, waiting, self._scheduler.queues.num_swapped))
         started = time.perf_counter_ns()
         plan = self._scheduler.schedule(self._step)
         self._runner.forget(plan.freed)
@@ -416,7 +416,7 @@ class LLM:
                     events = []
                 reason = FinishReason.STOP if found_stop else FinishReason.LENGTH
                 held_back = sequence.text.finish(stopped=found_stop and not is_stop_token)
-                self._scheduler.finish_sequence(self._requests[sequence.request], sequence, reason, held_back)
+                self._scheduler.endings.finish_sequence(self._requests[sequence.request], sequence, reason, held_back)
         if bus is not None:
             bus.emit_many(events)
         for number, logits in sampled.beam_logits.items():
@@ -440,7 +440,7 @@ class LLM:
             request.chosen.append(OutputState(tokens, text, found.score, reason))
         if self._bus is not None:
             self._bus.emit(OutputsChosen(request.request, request.chosen))
-        self._scheduler.finish_beams(request)
+        self._scheduler.endings.finish_beams(request)
 
     def _report(self, plan: StepPlan, times: tuple[int, int, int], moved: tuple[int, int] = (0, 0)) -> None:
         started, scheduled, forwarded = times
@@ -450,11 +450,11 @@ class LLM:
                 waiting=len(self._scheduler.waiting),
                 prefill_tokens=plan.num_prefill_tokens,
                 decode_tokens=plan.num_decode_tokens,
-                waste=self._memory.waste(self._scheduler.head_waits_for_memory),
+                waste=self._memory.waste(self._scheduler.queues.head_waits_for_memory),
                 schedule_ns=scheduled - started,
                 forward_ns=forwarded - scheduled,
                 sample_ns=time.perf_counter_ns() - forwarded,
-                swapped=self._scheduler.num_swapped,
+                swapped=self._scheduler.queues.num_swapped,
                 copy_ns=moved[0],
                 swap_ns=moved[1],
             )

@@ -12,28 +12,19 @@ the next one is the oldest.
 
 from __future__ import annotations
 
-import bisect
 from collections import deque
 
 from workbench.engine.branching import Branching, common_prefix
 from workbench.engine.config import EngineConfig
+from workbench.engine.endings import Endings
+from workbench.engine.making_room import RoomMaker
 from workbench.engine.plan import Chunk, StepPlan
-from workbench.engine.preemption import Candidate, PreemptionPolicy, Speeds, decide
-from workbench.engine.request import Debt, Request
+from workbench.engine.preemption import Speeds
+from workbench.engine.queues import Queues
+from workbench.engine.request import Request
 from workbench.engine.sequence import Sequence
 from workbench.events.bus import EventBus
-from workbench.events.types import (
-    AdmissionBlocked,
-    Cause,
-    FinishReason,
-    PreemptionMode,
-    RequestAdmitted,
-    RequestFinished,
-    RequestPreempted,
-    RequestRejected,
-    RequestResumed,
-    SequenceFinished,
-)
+from workbench.events.types import Cause, PreemptionMode, RequestAdmitted, RequestRejected, RequestResumed
 from workbench.memory.protocol import MemoryManager, Shortfall
 
 #: `Scheduler._place` found no room.
@@ -47,29 +38,24 @@ class Scheduler:
         self._config = config
         self._memory = memory
         self._bus = bus
-        self.waiting: deque[Request] = deque()
-        self.running: list[Request] = []
-        self.branching = Branching(config, memory, bus)
+        self.queues = Queues(bus)
         self.speeds = Speeds(config.transfer_bandwidth, config.prefill_speed)
-        self._victims = config.victim_policy
-        self._preemption = PreemptionPolicy(config.preemption)
-        self._blocked: tuple[int, Shortfall] | None = None
+        self.branching = Branching(config, memory, bus, self.queues.freed)
+        self.endings = Endings(memory, bus, self.queues)
+        self._room = RoomMaker(config, memory, bus, self.queues, self.speeds)
         self._cancelled: dict[int, Request] = {}
-        self._freed = self.branching.freed
+
+    @property
+    def running(self) -> list[Request]:
+        return self.queues.running
+
+    @property
+    def waiting(self) -> deque[Request]:
+        return self.queues.waiting
 
     @property
     def has_unfinished(self) -> bool:
         return bool(self.waiting or self.running)
-
-    @property
-    def num_swapped(self) -> int:
-        """Waiting requests with pages in the host tier."""
-        return sum(request.preempted is PreemptionMode.SWAP for request in self.waiting)
-
-    @property
-    def head_waits_for_memory(self) -> bool:
-        """Whether the head of the queue waits because no page or region is large enough."""
-        return self._blocked is not None and self._blocked[1].cause is Cause.POOL_EXHAUSTED
 
     def add(self, request: Request) -> str | None:
         """Queues a request, or rejects it if it could never run; then says why, with the arithmetic."""
@@ -84,13 +70,9 @@ class Scheduler:
             )
         return reason
 
-    def find(self, request: int) -> Request | None:
-        """An unfinished request by its number."""
-        return next((r for r in (*self.running, *self.waiting) if r.request == request), None)
-
     def cancel(self, request: int) -> bool:
         """Marks a request; its memory is taken back when the next step begins. False if it is not here any more."""
-        found = self.find(request)
+        found = self.queues.find(request)
         if found is not None:
             self._cancelled[request] = found
         return found is not None
@@ -99,15 +81,16 @@ class Scheduler:
 
     def schedule(self, step: int) -> StepPlan:
         """Makes the plan for a step, with memory for all that it computes."""
-        if self._cancelled:
-            self._apply_cancellations()
+        for cancelled in self._cancelled.values():
+            self.endings.cancel(cancelled)
+        self._cancelled.clear()
         plan = StepPlan()
         budget = self._config.max_num_batched_tokens
         try_append, decodes = self._memory.try_append, plan.decodes
         preempted = False
-        index = 0
-        while index < len(self.running) and budget > 0:
-            request = self.running[index]
+        index, running = 0, self.running
+        while index < len(running) and budget > 0:
+            request = running[index]
             live = request.live
             # In the long run every step is this: one token of each sequence, in the chunk that it had before.
             chunk = live[0].decode_chunk
@@ -123,15 +106,15 @@ class Scheduler:
             if used != _NO_ROOM:
                 budget -= used
                 index += 1
-            elif not self._make_room_for_oldest(index):
+            elif not self._room.offload(index):
                 preempted = True
-                self._preempt(self._choose_victim(index))
+                self._room.preempt(self._room.choose_victim(index))
         if preempted:
-            self._block(self.waiting[0].request, Shortfall(Cause.JUST_PREEMPTED, 0, 0, ""))
+            self.queues.block(Shortfall(Cause.JUST_PREEMPTED, 0, 0, ""))
         elif self.waiting:
             self._admit(plan, budget, step)
-        plan.freed = list(self._freed)
-        self._freed.clear()
+        plan.freed = list(self.queues.freed)
+        self.queues.freed.clear()
         every = self._config.page_mass_every
         plan.samples_mass = every > 0 and step % every == 0
         return plan
@@ -220,7 +203,7 @@ class Scheduler:
             else:
                 shortfall = self._shortfall(request)
             if shortfall is not None:
-                self._block(request.request, shortfall)
+                self.queues.block(shortfall)
                 return
             self.waiting.popleft()
             if request.preempted is PreemptionMode.SWAP:
@@ -229,7 +212,7 @@ class Scheduler:
             first = request.live[0]
             kept = self._memory.allocate(first.sequence, first.token_ids, first.num_prompt_tokens, first.max_tokens)
             first.num_computed_tokens = kept
-            self._run(request)
+            self.queues.start(request)
             if self._bus is not None:
                 if request.preempted is not None:
                     lost = max(0, request.num_lost - kept)
@@ -243,18 +226,12 @@ class Scheduler:
     def _swap_in(self, request: Request) -> None:
         """Orders the pages back. The request goes on in the next step: this one need not wait for them."""
         self._memory.swap_in(request.request, request.present, Cause.RESUMPTION)
-        self._run(request)
+        self.queues.start(request)
         request.preempted = None
         if self._bus is not None:
             self._bus.emit(RequestResumed(request.request, 0, PreemptionMode.SWAP))
         if request.debt is not None:
             request.debt.to_move += 1
-
-    def _run(self, request: Request) -> None:
-        bisect.insort(self.running, request, key=lambda r: r.request)
-        self._blocked = None
-        if request.debt is not None:
-            request.debt.is_resumed = True
 
     def _shortfall(self, request: Request) -> Shortfall | None:
         limit = self._config.max_num_seqs
@@ -280,167 +257,6 @@ class Scheduler:
             shared = max(common_prefix(s.token_ids, sequence.token_ids) for s in request.live[:number])
             needed += -(-sequence.num_tokens // size) - min(shared, sequence.num_tokens - 1) // size
         return needed * len(self._memory.windows)
-
-    def _block(self, request: int, shortfall: Shortfall) -> None:
-        if self._blocked == (request, shortfall):
-            return
-        self._blocked = (request, shortfall)
-        if self._bus is not None:
-            self._bus.emit(AdmissionBlocked(request, shortfall.cause, shortfall.needed, shortfall.available))
-
-    # -- making room -----------------------------------------------------------------------------------------------
-
-    def _choose_victim(self, index: int) -> Request:
-        """Who gives way so that the running request at ``index``, or an older one, can go on."""
-        candidates = self.running[max(1, index) :]
-        if not candidates:
-            raise RuntimeError(f"request {self.running[0].request} does not fit although it runs alone: this is a bug")
-
-        def key(request: Request) -> tuple[object, int]:
-            footprint = self._memory.footprint(request.present)
-            candidate = Candidate(request.request, footprint, request.remaining_tokens)
-            return self._victims.key(candidate), -request.request
-
-        return min(candidates, key=key)
-
-    def _make_room_for_oldest(self, index: int) -> bool:
-        """Moves pages of a request that runs alone, and is larger than the device, to the host. False: it can't."""
-        if len(self.running) > 1 or index:
-            return False
-        request = self.running[0]
-        if len(request.live) > 1 or request.pending:
-            return False
-        sequence = request.live[0]
-        largest = self._memory.largest_chunk or 1
-        count = min(sequence.num_uncomputed_tokens, self._config.max_num_batched_tokens, largest)
-        total = sequence.num_computed_tokens + count
-        while not self._memory.offload(request.request, sequence.sequence, total):
-            swapped = [r for r in self.waiting if r.preempted is PreemptionMode.SWAP]
-            if not swapped:
-                return False
-            self._throw_away(swapped[-1])
-        self._freed.append(sequence.sequence)
-        return True
-
-    def _throw_away(self, request: Request) -> None:
-        """A request's pages in the host tier make room for one that could not run at all without."""
-        lost = self._forget_memory(request, Cause.HOST_FULL)
-        if self._bus is not None:
-            self._bus.emit(RequestPreempted(request.request, PreemptionMode.RECOMPUTE, Cause.HOST_FULL, lost, 0))
-
-    def _forget_memory(self, request: Request, cause: Cause) -> int:
-        """Takes all memory of a request that will be computed again; returns how many tokens that are."""
-        before = max((s.num_computed_tokens for s in request.live), default=0)
-        for sequence in request.live:
-            if self._memory.has(sequence.sequence):
-                self._memory.free(sequence.sequence, cause)
-                self._freed.append(sequence.sequence)
-            sequence.num_lost_tokens = max(sequence.num_lost_tokens, sequence.num_computed_tokens)
-            sequence.num_computed_tokens = 0
-            sequence.decode_chunk = None
-            sequence.is_absent = sequence is not request.live[0]
-        request.num_lost = before
-        request.preempted = PreemptionMode.RECOMPUTE
-        request.debt = Debt(PreemptionMode.RECOMPUTE, -1)
-        return before
-
-    def _preempt(self, victim: Request) -> None:
-        sequences = victim.present
-        footprint = self._memory.footprint(sequences)
-        is_fixed = self._preemption is PreemptionPolicy.RECOMPUTE
-        shortfall = None if is_fixed else self._memory.can_swap_out(sequences)
-        estimate = self.speeds.estimate(footprint, shortfall)
-        mode, why = decide(self._preemption, estimate, shortfall)
-        self.running.remove(victim)
-        lost = 0
-        if mode is PreemptionMode.SWAP:
-            self._memory.swap_out(victim.request, sequences, Cause.PREEMPTION_VICTIM)
-            self._freed.extend(sequences)
-            for sequence in victim.live:
-                sequence.decode_chunk = None
-            victim.preempted = mode
-            victim.debt = Debt(mode, estimate.swap_ns, to_move=1)
-        else:
-            lost = footprint.tokens + footprint.tokens_kept
-            self._forget_memory(victim, Cause.PREEMPTION_VICTIM)
-            victim.num_lost = lost
-            victim.debt = Debt(mode, estimate.recompute_ns)
-        index = bisect.bisect_left(self.waiting, victim.request, key=lambda r: r.request)
-        self.waiting.insert(index, victim)
-        self._blocked = None
-        if self._bus is not None:
-            self._bus.emit(
-                RequestPreempted(
-                    victim.request,
-                    mode,
-                    Cause.POOL_EXHAUSTED,
-                    lost,
-                    footprint.blocks,
-                    self._victims.name,
-                    "" if is_fixed else why,
-                    None if is_fixed else estimate,
-                )
-            )
-
-    # -- ending ----------------------------------------------------------------------------------------------------
-
-    def _apply_cancellations(self) -> None:
-        for request in self._cancelled.values():
-            if request.finish_reason is None:
-                for sequence in list(request.live):
-                    held_back = sequence.text.finish(stopped=False)
-                    self.finish_sequence(request, sequence, FinishReason.CANCELLED, held_back)
-        self._cancelled.clear()
-
-    def finish_sequence(self, request: Request, sequence: Sequence, reason: FinishReason, text: str) -> None:
-        """Takes a sequence out, gives its memory back and says so. ``text`` is what was held back of its output.
-
-        With its last sequence, the request is complete.
-        """
-        sequence.finish_reason = reason
-        request.live.remove(sequence)
-        if reason is FinishReason.CANCELLED:
-            cause = Cause.CANCELLED
-            for other in request.pending:
-                other.finish_reason = reason
-            request.pending = []
-        else:
-            cause = Cause.SEQUENCE_FINISHED if request.live else Cause.REQUEST_FINISHED
-        self._take_back(sequence, cause)
-        if len(request.sequences) > 1 and self._bus is not None:
-            self._bus.emit(
-                SequenceFinished(request.request, sequence.sequence, reason, sequence.num_output_tokens, text)
-            )
-            text = ""
-        if not request.live:
-            first = request.sequences[0].finish_reason
-            self._finish(request, first or reason, text)
-
-    def _take_back(self, sequence: Sequence, cause: Cause) -> None:
-        if self._memory.has(sequence.sequence):
-            self._memory.free(sequence.sequence, cause)
-            self._freed.append(sequence.sequence)
-
-    def finish_beams(self, request: Request) -> None:
-        """A beam search is over: its results are known, its beams give their memory back."""
-        for sequence in request.live:
-            sequence.finish_reason = FinishReason.LENGTH
-            self._take_back(sequence, Cause.REQUEST_FINISHED)
-        request.live = []
-        self._finish(request, request.chosen[0].reason, "")
-
-    def _finish(self, request: Request, reason: FinishReason, text: str) -> None:
-        request.finish_reason = reason
-        if request in self.running:
-            self.running.remove(request)
-            # There is room now; whether it is enough for the head of the queue, the next step finds out.
-            self._blocked = None
-        else:
-            self.waiting.remove(request)
-            if self._blocked is not None and self._blocked[0] == request.request:
-                self._blocked = None
-        if self._bus is not None:
-            self._bus.emit(RequestFinished(request.request, reason, request.num_output_tokens, text))
 
 
 def _explain_rejection(request: Request, shortfall: Shortfall, config: EngineConfig, num_blocks: int) -> str:
