@@ -34,7 +34,7 @@ class CheckedRunner(TritonRunner):
     def launch(self, plan: StepPlan) -> Any:
         self.plan, self.checked = plan, False
         launched = super().launch(plan)
-        if not self.checked:
+        if not self.checked and plan.decodes:
             self.hits += 1
             self._check_decode(self.graphs.size_for(len(plan.decodes)))
         return launched
@@ -54,9 +54,9 @@ class CheckedRunner(TritonRunner):
         arrays, n = self.buffers.decode.device, len(self.plan.decodes)
         self._check(arrays, n)
         assert arrays["context_lens"][n:size].tolist() == [0] * (size - n)
-        assert arrays["slots"][n:size].tolist() == [-1] * (size - n)
+        assert arrays["slots0"][n:size].tolist() == [-1] * (size - n)
         assert arrays["rows"][n:size].tolist() == [self.buffers.max_seqs] * (size - n)
-        assert not self.buffers.tables[-1].any(), "the row for padding stays empty"
+        assert not self.buffers.tables[:, -1].any(), "the row for padding stays empty"
 
     def _mixed(self, tokens: int, decodes: int, seqs: int, sampling: int) -> torch.Tensor:
         logits = super()._mixed(tokens, decodes, seqs, sampling)
@@ -73,22 +73,22 @@ class CheckedRunner(TritonRunner):
             table = self.buffers._memory.block_table(sequence.sequence)
             used = table[: -(-stop // block_size)]
             row = int(arrays["rows"][number])
-            assert self.buffers.tables[row, : len(used)].tolist() == used
+            assert self.buffers.tables[0, row, : len(used)].tolist() == used
             assert arrays["context_lens"][number] == stop
             ids += sequence.token_ids[start:stop]
             positions += range(start, stop)
             slots += [table[p // block_size] * block_size + p % block_size for p in range(start, stop)]
             if number >= len(self.plan.decodes):
                 starts.append(starts[-1] + chunk.count)
-            if chunk.samples:
+            for sampler in (sequence, *chunk.also) if chunk.samples else ():
                 at = len(logit_rows)
                 logit_rows.append(len(ids) - 1)
-                params = sequence.params
+                params = sampler.params
                 assert arrays["temperatures"][at] == torch.tensor(params.temperature if params.is_plain else 0.0)
         assert len({int(row) for row in arrays["rows"][: len(self.plan.chunks)]}) == len(self.plan.chunks)
         assert arrays["ids"][:tokens].tolist() == ids
         assert arrays["positions"][:tokens].tolist() == positions
-        assert arrays["slots"][:tokens].tolist() == slots
+        assert arrays["slots0"][:tokens].tolist() == slots
         assert arrays["logit_rows"][: len(logit_rows)].tolist() == logit_rows
         if self.plan.prefills:
             assert arrays["query_start"][: len(starts)].tolist() == starts
@@ -97,6 +97,7 @@ class CheckedRunner(TritonRunner):
 @settings(deadline=None, max_examples=25)
 @given(data=st.data(), memory=st.sampled_from(["paged", "max", "oracle"]))
 def test_incremental_equals_from_scratch(data: st.DataObject, memory: str) -> None:
+    shares = memory == "paged"
     config = EngineConfig(
         memory="paged" if memory == "paged" else "contiguous",
         reservation="max" if memory == "paged" else memory,
@@ -107,6 +108,9 @@ def test_incremental_equals_from_scratch(data: st.DataObject, memory: str) -> No
         max_num_batched_tokens=data.draw(st.integers(1, 30)),
         watermark=data.draw(st.sampled_from([0.0, 0.1])),
         attention="triton",
+        num_host_blocks=data.draw(st.sampled_from([0, 30])) if shares else 0,
+        preemption=data.draw(st.sampled_from(["recompute", "swap"])) if shares else "recompute",
+        prefix_caching=data.draw(st.booleans()) if shares else False,
     )
     rng = random.Random(data.draw(st.integers(0, 1000)))
     with pytest.MonkeyPatch.context() as patch:
@@ -121,7 +125,8 @@ def test_incremental_equals_from_scratch(data: st.DataObject, memory: str) -> No
             if step < 12 and rng.random() < 0.6:
                 prompt = [rng.randrange(97) for _ in range(rng.randint(1, 20))]
                 temperature = rng.choice([0.0, 0.7, 1.3])
-                params = SamplingParams(max_tokens=rng.randint(1, 12), temperature=temperature)
+                width = rng.randint(1, min(3, config.max_num_seqs, config.max_num_batched_tokens)) if shares else 1
+                params = SamplingParams(max_tokens=rng.randint(1, 12), temperature=temperature, n=width)
                 alive.append(llm.add_request(prompt, params))
             if alive and rng.random() < 0.1:
                 llm.cancel(rng.choice(alive))
