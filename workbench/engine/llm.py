@@ -8,37 +8,22 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import cast
 
-from torch import Tensor
-
 from workbench.engine.accounts import Accounts
 from workbench.engine.assembly import assemble
-from workbench.engine.beams import BeamSearch
-from workbench.engine.config import ConfigError, EngineConfig, check, is_int
+from workbench.engine.config import ConfigError, EngineConfig
+from workbench.engine.intake import Intake
 from workbench.engine.launched import Launched
+from workbench.engine.outcomes import Outcomes
 from workbench.engine.outputs import RequestOutput, output_of
 from workbench.engine.plan import StepPlan
-from workbench.engine.prompts import Prompt, encode_prompt
+from workbench.engine.prompts import Prompt
 from workbench.engine.request import Request
-from workbench.engine.sampler import Sampled
 from workbench.engine.sampling_params import SamplingParams
 from workbench.engine.scheduler import Scheduler
-from workbench.engine.sequence import Sequence, TextStream
 from workbench.events.bus import EventBus
 from workbench.events.page_map import PageMap
-from workbench.events.types import (
-    AnyEvent,
-    EventBatch,
-    FinishReason,
-    OutputsChosen,
-    OutputState,
-    PageMassSampled,
-    RequestQueued,
-    RunFinished,
-    StepFinished,
-    StepStarted,
-    TokenGenerated,
-)
-from workbench.memory import MemoryManager, SharingError
+from workbench.events.types import EventBatch, PageMassSampled, RunFinished, StepFinished, StepStarted
+from workbench.memory import MemoryManager
 from workbench.memory.block_table import MoveKind
 from workbench.models.loading import LoadedModel, load_model
 
@@ -87,6 +72,8 @@ class LLM:
         if self.config.preemption == "adaptive":
             self._accounts.measure_transfers(self._runner.mover)
         self._requests: dict[int, Request] = {}
+        self._intake = Intake(model, self.config, self.max_model_len, self._memory, self._scheduler, self._bus)
+        self._outcomes = Outcomes(model, self._scheduler, self._bus, self._requests)
         self._errors: dict[int, str] = {}
         self._step = 0
         self._closed = False
@@ -154,63 +141,15 @@ class LLM:
             SharingError: more than one sequence is asked for, and contiguous memory can't share.
         """
         params = params or SamplingParams()
-        return self._queue(*self._encode(prompt, params), params)
+        return self._queue(*self._intake.encode(prompt, params), params)
 
     def _queue(self, token_ids: list[int], text: str, params: SamplingParams) -> int:
-        """Queues what `encode_prompt` has checked."""
         number = len(self._requests)
-        branching = self._scheduler.branching
-        max_tokens = min(params.max_tokens, self.max_model_len - len(token_ids))
-        samples = [
-            Sequence(
-                request=number,
-                sequence=branching.number(),
-                params=params,
-                token_ids=list(token_ids),
-                num_prompt_tokens=len(token_ids),
-                max_tokens=max_tokens,
-                random=branching.generator(params.seed, number, sample),
-                text=TextStream(self.model.tokenizer, tuple(params.stop or ())),
-            )
-            for sample in range(1 if params.beam_width else params.n)
-        ]
-        request = Request(
-            request=number,
-            prompt=text,
-            params=params,
-            prompt_ids=list(token_ids),
-            max_tokens=max_tokens,
-            queued_step=self._step + 1,
-            sequences=samples,
-            live=samples[:1],
-            pending=samples[1:],
-            beams=self._new_search(params, max_tokens),
-        )
+        request, error = self._intake.queue(number, token_ids, text, params, self._step + 1)
         self._requests[number] = request
-        if self._bus is not None:
-            is_search = request.beams is not None
-            self._bus.emit(
-                RequestQueued(number, samples[0].sequence, text, len(token_ids), max_tokens, request.width, is_search)
-            )
-        error = self._scheduler.add(request)
         if error is not None:
             self._errors[number] = error
         return number
-
-    def _new_search(self, params: SamplingParams, max_tokens: int) -> BeamSearch | None:
-        if not params.beam_width:
-            return None
-        stops = set(params.stop_token_ids or ())
-        if not params.ignore_eos:
-            stops |= self.model.eos_token_ids
-        return BeamSearch(
-            params.beam_width,
-            max_tokens,
-            frozenset(stops),
-            length_penalty=params.length_penalty,
-            early_stopping=params.early_stopping,
-            num_return=params.n,
-        )
 
     def fork(self, request: int, sequence: int | None = None, seed: int | None = None) -> int:
         """Splits a sequence of an unfinished request: one more output goes on from where it is; returns its number.
@@ -230,38 +169,7 @@ class LLM:
         """
         if request not in self._requests:
             raise KeyError(f"request={request!r}: there is no such request")
-        if self._memory.why_not_share is not None:
-            raise SharingError(f"request={request}: {self._memory.why_not_share}")
-        found = self._scheduler.queues.find(request)
-        check("request", request, found is not None, "it has ended, so there is nothing to fork")
-        assert found is not None
-        check("request", request, found.beams is None, "a beam search forks its beams by itself")
-        unfinished = {s.sequence: s for s in (*found.live, *found.pending)}
-        parent = found.live[0] if sequence is None else unfinished.get(sequence)
-        check("sequence", sequence, parent is not None, f"unfinished sequences are {sorted(unfinished)}")
-        assert parent is not None
-        others = sum(r.width for r in self._scheduler.running if r is not found)
-        limit = self.config.max_num_seqs - (others if found in self._scheduler.running else 0)
-        check("request", request, found.width < limit, f"max_num_seqs={self.config.max_num_seqs} sequences run already")
-        shortfall = self._memory.never_fits(found.num_prompt_tokens, found.max_tokens, found.width + 1)
-        if shortfall is not None:
-            raise ConfigError(
-                f"request={request}: with {found.width + 1} sequences it may need {shortfall.needed} blocks, the pool "
-                f"has {shortfall.available}"
-            )
-        check("seed", seed, seed is None or is_int(seed, 0, (1 << 63) - 1), "None or an integer from 0 to 2**63 - 1")
-        return self._scheduler.branching.fork(found, parent, seed).sequence
-
-    def _encode(self, prompt: Prompt, params: SamplingParams) -> tuple[list[int], str]:
-        width = max(params.n, params.beam_width)
-        if width > 1:
-            name = "beam_width" if params.beam_width else "n"
-            why = self._memory.why_not_share
-            if why is not None:
-                raise SharingError(f"{name}={width}: {why}")
-            most = min(self.config.max_num_seqs, self.config.max_num_batched_tokens)
-            check(name, width, width <= most, f"at most {most} sequences fit into a step of this engine")
-        return encode_prompt(self.model, prompt, params, self.max_model_len)
+        return self._intake.fork(request, sequence, seed)
 
     def cancel(self, request: int) -> bool:
         """Ends a request: its memory is taken back when the next step begins. False if it has ended already.
@@ -291,7 +199,7 @@ class LLM:
         if len(each) != len(many):
             raise ConfigError(f"params: {len(each)} given for {len(many)} prompts; give one, or one per prompt")
         # All prompts are checked before the first one is queued.
-        encoded = [self._encode(prompt, p) for prompt, p in zip(many, each, strict=True)]
+        encoded = [self._intake.encode(prompt, p) for prompt, p in zip(many, each, strict=True)]
         requests = [self._queue(*prompt, p) for prompt, p in zip(encoded, each, strict=True)]
         while self.has_unfinished:
             batch = self.step()
@@ -353,7 +261,7 @@ class LLM:
         self._in_flight = None
         # First: what was read and moved is said of sequences that are still there.
         moved = self._account(step.plan, forwarded - step.scheduled_ns)
-        self._take(step.plan, sampled)
+        self._outcomes.take(step.plan, sampled)
         if self._bus is not None:
             self._report(step.plan, (step.started_ns, step.scheduled_ns, forwarded), moved)
 
@@ -386,61 +294,6 @@ class LLM:
             sequence = chunk.sequence
             sequence.num_computed_tokens += chunk.count
             commit(sequence.sequence, chunk.count, chunk.cause)
-
-    def _take(self, plan: StepPlan, sampled: Sampled) -> None:
-        """Adds the new tokens to their sequences and ends those that are complete."""
-        chunks = plan.decodes
-        if plan.prefills:
-            chunks = [chunk for chunk in plan.chunks if chunk.samples]
-            for chunk in chunks:
-                if chunk.also:
-                    self._scheduler.branching.begin_samples(self._requests[chunk.sequence.request])
-        sequences = plan.samplers if plan.prefills else [chunk.sequence for chunk in chunks]
-        events: list[AnyEvent] = []
-        eos, bus = self.model.eos_token_ids, self._bus
-        for sequence, token_id, logprobs in zip(sequences, sampled.token_ids, sampled.logprobs, strict=True):
-            params = sequence.params
-            if params.beam_width:
-                continue
-            sequence.token_ids.append(token_id)
-            if logprobs is not None:
-                sequence.logprobs.append(logprobs)
-            is_stop_token = token_id in (params.stop_token_ids or ()) or (token_id in eos and not params.ignore_eos)
-            text, found_stop = ("", True) if is_stop_token else sequence.text.push(token_id)
-            produced = len(sequence.token_ids) - sequence.num_prompt_tokens
-            if bus is not None:
-                events.append(TokenGenerated(sequence.request, sequence.sequence, produced - 1, token_id, text))
-            if found_stop or produced >= sequence.max_tokens:
-                if bus is not None:
-                    bus.emit_many(events)
-                    events = []
-                reason = FinishReason.STOP if found_stop else FinishReason.LENGTH
-                held_back = sequence.text.finish(stopped=found_stop and not is_stop_token)
-                self._scheduler.endings.finish_sequence(self._requests[sequence.request], sequence, reason, held_back)
-        if bus is not None:
-            bus.emit_many(events)
-        for number, logits in sampled.beam_logits.items():
-            self._advance_beams(self._requests[number], logits)
-
-    def _advance_beams(self, request: Request, logits: Tensor) -> None:
-        assert request.beams is not None
-        if len(logits) < len(request.live):
-            return  # not all of them were computed: they go on together
-        moves = request.beams.advance(logits, self.model.suppressed)
-        if not request.beams.is_done:
-            self._scheduler.branching.move_beams(request, moves)
-            return
-        eos = self.model.eos_token_ids
-        for found in request.beams.results():
-            tokens = found.token_ids
-            shown = tokens[:-1] if found.is_stopped and tokens[-1] in eos else tokens
-            tokenizer = self.model.tokenizer
-            text = tokenizer.decode(shown, skip_special_tokens=True) if tokenizer is not None else ""
-            reason = FinishReason.STOP if found.is_stopped else FinishReason.LENGTH
-            request.chosen.append(OutputState(tokens, text, found.score, reason))
-        if self._bus is not None:
-            self._bus.emit(OutputsChosen(request.request, request.chosen))
-        self._scheduler.endings.finish_beams(request)
 
     def _report(self, plan: StepPlan, times: tuple[int, int, int], moved: tuple[int, int] = (0, 0)) -> None:
         started, scheduled, forwarded = times
