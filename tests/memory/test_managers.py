@@ -122,3 +122,20 @@ def test_a_kept_block_is_neither_free_nor_allocated() -> None:
     pool.release(block, keep=True)
     pool.recycle(block)
     assert (pool.num_kept, pool.free_blocks()) == (0, [1, block])
+
+
+def test_alone_a_window_comes_back_with_room_made_step_by_step() -> None:
+    """Between steps a sequence holds 5 pages, of which the next step gives up 2 before it takes 2 more."""
+    memory = TieredMemory(5, 4, 0.0, None, 5, windows=(7,), max_chunk=8, bytes_per_block=32)
+    memory.allocate(0, [1] * 47, 47, 2)
+    for total in (8, 9, 17):
+        stored = memory.num_stored(0)
+        assert memory.try_append(0, total)
+        memory.commit(0, total - stored, Cause.PREFILL)
+    assert memory.swap_out(0, [0], Cause.PREEMPTION_VICTIM) == 5 * 32
+    shortfall = memory.can_swap_in([0], alone=False)
+    assert shortfall is not None
+    assert (shortfall.needed, shortfall.available) == (5 + 2, 5), "room for the next chunk, not for all of the prompt"
+    assert memory.can_swap_in([0], alone=True) is None
+    memory.swap_in(0, [0], Cause.RESUMPTION)
+    assert memory.try_append(0, 25)

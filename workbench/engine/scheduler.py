@@ -130,14 +130,12 @@ class Scheduler:
         if request.beams is not None and not holds and len(live) > 1 and budget < len(live):
             return 0
         largest = self._memory.largest_chunk or budget
-        stops: dict[Sequence, int] = {}
-        # Before their siblings go on: a sliding window may take what they share away.
+        # Before their siblings go on: then a sliding window has not taken away yet what they share.
         for sequence in live:
-            if sequence.is_absent and not self._bring_back(request, sequence, holds, stops):
+            if sequence.is_absent and not self._bring_back(request, sequence, holds):
                 return _NO_ROOM
         for sequence in live:
-            most = stops.get(sequence, sequence.num_tokens) - sequence.num_computed_tokens
-            count = min(sequence.num_uncomputed_tokens - holds, budget - used, largest, most)
+            count = min(sequence.num_uncomputed_tokens - holds, budget - used, largest)
             if count <= 0 or sequence.is_absent:
                 continue
             if not self._memory.try_append(sequence.sequence, sequence.num_computed_tokens + count):
@@ -147,11 +145,10 @@ class Scheduler:
             used += count
         return used
 
-    def _bring_back(self, request: Request, sequence: Sequence, holds: bool, stops: dict[Sequence, int]) -> bool:
+    def _bring_back(self, request: Request, sequence: Sequence, holds: bool) -> bool:
         """Gives memory to a sequence that lost it with its siblings, sharing what they have in common again.
 
-        If it has to wait for a sibling to be computed, it stays absent, and ``stops`` says how far the sibling may go.
-        False: there is no room.
+        If it has to wait for a sibling to be computed, it stays absent. False: there is no room.
         """
         shared, donor = 0, None
         for sibling in request.live:
@@ -164,7 +161,6 @@ class Scheduler:
         stored = 0
         if donor is not None:
             if donor.num_computed_tokens < shared:
-                stops[donor] = min(shared, stops.get(donor, shared))
                 return True
             stored = self._memory.fork(donor.sequence, sequence.sequence, sequence.token_ids, shared)
         if not stored:
@@ -230,8 +226,6 @@ class Scheduler:
         request.preempted = None
         if self._bus is not None:
             self._bus.emit(RequestResumed(request.request, 0, PreemptionMode.SWAP))
-        if request.debt is not None:
-            request.debt.to_move += 1
 
     def _shortfall(self, request: Request) -> Shortfall | None:
         limit = self._config.max_num_seqs
