@@ -26,46 +26,50 @@ class Accounts:
 
     def note_step(self, plan: StepPlan, forward_ns: int, transfers: Sequence[Transfer]) -> list[AnyEvent]:
         """Takes a step into account; returns what can be settled now."""
+        speeds, owing = self._scheduler.speeds, self._scheduler.queues.owing
         settled: list[AnyEvent] = []
         for transfer in transfers:
             if transfer.kind is not MoveKind.COPY:
-                self._scheduler.speeds.note_transfer(transfer.bytes, transfer.ns)
+                speeds.note_transfer(transfer.bytes, transfer.ns)
                 settled += self._note_transfer(transfer)
         if plan.prefills:
-            tokens = sum(chunk.count for chunk in plan.chunks)
-            self._scheduler.speeds.note_prefill(tokens, forward_ns)
-        recomputed: dict[int, int] = {}
-        for chunk in plan.chunks:
-            if chunk.cause is Cause.RECOMPUTE:
-                number = chunk.sequence.request
-                recomputed[number] = recomputed.get(number, 0) + chunk.count
-        if recomputed:
-            tokens = sum(chunk.count for chunk in plan.chunks)
-            for number, count in recomputed.items():
-                self._note_recomputed(number, count, forward_ns * count // tokens)
-        for request in self._scheduler.running:
-            if request.debt is not None and request.debt.mode is PreemptionMode.RECOMPUTE and _is_back(request):
-                settled += self._settle(request)
+            speeds.note_prefill(sum(chunk.count for chunk in plan.chunks), forward_ns)
+        if owing:
+            settled += self._note_recomputed(plan, forward_ns)
         return settled
 
     def _note_transfer(self, transfer: Transfer) -> list[AnyEvent]:
-        request = self._scheduler.queues.find(transfer.request)
+        request = self._scheduler.queues.owing.get(transfer.request)
         if request is None or request.debt is None or request.debt.mode is not PreemptionMode.SWAP:
             return []
-        debt = request.debt
+        debt, is_back = request.debt, transfer.kind is MoveKind.IN
+        if is_back and not debt.is_resumed:
+            return []  # it came back from an earlier preemption, and went again before this was known
         debt.spent_ns += transfer.ns
         debt.bytes += transfer.bytes
-        debt.to_move -= 1
-        return self._settle(request) if debt.is_resumed and debt.to_move == 0 else []
+        return self._settle(request) if is_back else []
 
-    def _note_recomputed(self, number: int, tokens: int, ns: int) -> None:
-        request = self._scheduler.queues.find(number)
-        if request is not None and request.debt is not None:
-            request.debt.tokens += tokens
-            request.debt.spent_ns += ns
+    def _note_recomputed(self, plan: StepPlan, forward_ns: int) -> list[AnyEvent]:
+        """Shares of the forward pass, by tokens, for what is computed again."""
+        chunks, owing = plan.chunks, self._scheduler.queues.owing
+        tokens = sum(chunk.count for chunk in chunks)
+        for chunk in chunks:
+            request = owing.get(chunk.sequence.request)
+            if chunk.cause is Cause.RECOMPUTE and request is not None and request.debt is not None:
+                request.debt.tokens += chunk.count
+                request.debt.spent_ns += forward_ns * chunk.count // tokens
+        return [
+            event
+            for request in list(owing.values())
+            if request.debt is not None
+            and request.debt.is_resumed
+            and request.debt.mode is PreemptionMode.RECOMPUTE
+            and _is_back(request)
+            for event in self._settle(request)
+        ]
 
     def _settle(self, request: Request) -> list[AnyEvent]:
-        debt, request.debt = request.debt, None
+        debt = self._scheduler.queues.settle(request)
         if debt is None:
             return []
         return [

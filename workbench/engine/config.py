@@ -132,7 +132,12 @@ class EngineConfig:
         self._check_policies()
 
     def _check_policies(self) -> None:
-        check("num_host_blocks", self.num_host_blocks, is_int(self.num_host_blocks, 0, 1 << 22), "0 to 4194304")
+        check(
+            "num_host_blocks",
+            self.num_host_blocks,
+            is_int(self.num_host_blocks, 0, 1 << 22),
+            "an integer from 0 to 4194304",
+        )
         modes = [mode.value for mode in PreemptionPolicy]
         check("preemption", self.preemption, self.preemption in modes, f"allowed are {modes}")
         for name, known in _POLICIES.items():

@@ -75,7 +75,7 @@ class RoomMaker:
             sequence.is_absent = sequence is not request.live[0]
         request.num_lost = before
         request.preempted = PreemptionMode.RECOMPUTE
-        request.debt = Debt(PreemptionMode.RECOMPUTE, -1)
+        self._queues.owe(request, Debt(PreemptionMode.RECOMPUTE, -1))
         return before
 
     def preempt(self, victim: Request) -> None:
@@ -93,12 +93,12 @@ class RoomMaker:
             for sequence in victim.live:
                 sequence.decode_chunk = None
             victim.preempted = mode
-            victim.debt = Debt(mode, estimate.swap_ns, to_move=1)
+            self._queues.owe(victim, Debt(mode, estimate.swap_ns))
         else:
             lost = footprint.tokens + footprint.tokens_kept
             self._forget_memory(victim, Cause.PREEMPTION_VICTIM)
             victim.num_lost = lost
-            victim.debt = Debt(mode, estimate.recompute_ns)
+            self._queues.owe(victim, Debt(mode, estimate.recompute_ns))
         self._queues.put_back(victim)
         if self._bus is not None:
             self._bus.emit(

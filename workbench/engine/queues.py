@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from collections import deque
 
-from workbench.engine.request import Request
+from workbench.engine.request import Debt, Request
 from workbench.events.bus import EventBus
 from workbench.events.types import AdmissionBlocked, Cause, PreemptionMode
 from workbench.memory.protocol import Shortfall
@@ -16,6 +16,7 @@ class Queues:
 
     Attributes:
         freed: sequences whose memory was taken back, or changed by more than growing, since the last plan.
+        owing: unfinished requests that were preempted and are not back where they were, by number.
     """
 
     def __init__(self, bus: EventBus | None) -> None:
@@ -23,6 +24,7 @@ class Queues:
         self.running: list[Request] = []
         self.waiting: deque[Request] = deque()
         self.freed: list[int] = []
+        self.owing: dict[int, Request] = {}
         self._blocked: tuple[int, Shortfall] | None = None
 
     @property
@@ -55,6 +57,7 @@ class Queues:
 
     def leave(self, request: Request) -> None:
         """A request is neither running nor waiting any more."""
+        self.owing.pop(request.request, None)
         if request in self.running:
             self.running.remove(request)
             # There is room now; whether it is enough for the head of the queue, the next step finds out.
@@ -63,6 +66,17 @@ class Queues:
         self.waiting.remove(request)
         if self._blocked is not None and self._blocked[0] == request.request:
             self._blocked = None
+
+    def owe(self, request: Request, debt: Debt) -> None:
+        """A request was preempted: what that costs will be seen."""
+        request.debt = debt
+        self.owing[request.request] = request
+
+    def settle(self, request: Request) -> Debt | None:
+        """It is where it was; returns what that took."""
+        self.owing.pop(request.request, None)
+        debt, request.debt = request.debt, None
+        return debt
 
     def block(self, shortfall: Shortfall) -> None:
         """The head of the queue has to wait. Told when anything about that changes."""

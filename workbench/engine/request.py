@@ -16,7 +16,6 @@ class Debt:
 
     Attributes:
         estimated_ns: what was expected of the mode that was chosen; -1: not asked.
-        to_move: transfers that have not been measured yet.
         is_resumed: whether the request runs again.
     """
 
@@ -25,7 +24,6 @@ class Debt:
     spent_ns: int = 0
     tokens: int = 0
     bytes: int = 0
-    to_move: int = 0
     is_resumed: bool = False
 
 
