@@ -132,6 +132,20 @@ def test_a_preempted_request_finds_its_pages_again(llama: LoadedModel) -> None:
     assert again >= sum(e.tokens_to_recompute for e in resumed) == result.state.totals.recomputed_tokens
 
 
+def test_what_is_found_as_a_whole_is_settled_at_once(llama: LoadedModel) -> None:
+    """A second request with the same 20 tokens is preempted when it has just computed the last of them."""
+    llm = engine(llama, prefix_caching=True, num_blocks=7, watermark=0.0)
+    events: list[ev.AnyEvent] = []
+    for _ in range(2):
+        llm.add_request(SYSTEM[:20], SamplingParams(4, temperature=0))
+        events += [*llm.step().events, *llm.step().events]
+    finish(llm, events)
+    assert [e.tokens_lost for e in events if isinstance(e, ev.RequestPreempted)] == [20]
+    settled = [e for e in events if isinstance(e, ev.PreemptionSettled)]
+    assert [(e.request, e.tokens_recomputed, e.bytes_moved) for e in settled] == [(1, 0, 0)]
+    assert llm.output(0).outputs[0].token_ids == llm.output(1).outputs[0].token_ids
+
+
 def test_samples_and_beams_find_prefixes(llama: LoadedModel) -> None:
     jobs: list[Job] = [
         (SYSTEM, sampled(0, n=3)),

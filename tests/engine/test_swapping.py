@@ -250,8 +250,10 @@ def test_nothing_starves(llama: LoadedModel, victim: str, preemption: str) -> No
                 llm.add_request(P[3], sampled(step, n=2, max_tokens=12))
             if step % 3 == 0:
                 llm.add_request([rng.randrange(97)] * rng.randint(1, 8), sampled(step, max_tokens=rng.randint(1, 5)))
-        llm.step()
+        before = list(llm.page_map.running)
+        preempted = [e.request for e in llm.step().events if isinstance(e, ev.RequestPreempted)]
         assert_page_map_matches(llm)
+        assert before[:1] not in [[request] for request in preempted], "the oldest goes on, whatever the policy"
         unfinished = llm.page_map.running + llm.page_map.waiting
         if unfinished:
             oldest = min(unfinished)

@@ -55,9 +55,12 @@ class TieredMachine(PagedMachine):
         request = data.draw(st.sampled_from(sorted({self.texts[n].request for n in self.on_device()})))
         members = self.members(request)
         shortfall = self.memory.can_swap_out(members)
+        if any(table.host for n in members for table in self.memory.block_tables(n)):
+            assert shortfall is not None
+            assert shortfall.cause is Cause.LARGER_THAN_MEMORY
+            return
         if shortfall is not None:
-            is_streaming = any(table.host for n in members for table in self.memory.block_tables(n))
-            assert is_streaming or shortfall.needed > shortfall.available == len(self.memory.tables().free_host_blocks)
+            assert shortfall.needed > shortfall.available == len(self.memory.tables().free_host_blocks)
             return
         footprint = self.memory.footprint(members)
         moved = self.memory.swap_out(request, members, Cause.PREEMPTION_VICTIM)
