@@ -34,8 +34,14 @@ class Mover(Protocol):
     def carry_out(self, moves: list[Move]) -> None:
         """Carries the moves out, or orders them to be, and empties the list. It may be called again if it raises."""
 
+    def wait_for_host(self) -> None:
+        """What is launched from here on may read the host tier: pages on their way there have arrived by then."""
+
     def take_transfers(self) -> list[Transfer]:
         """The moves that have ended since the last call."""
+
+    def close(self) -> None:
+        """Waits for what is under way, so that the tensors may go."""
 
     def measure(self) -> int | None:
         """Nanoseconds that a megabyte takes from one tier to the other; None: there is no host tier, or no page."""
@@ -83,6 +89,12 @@ class TorchMover:
                 there[second.cpu()] = pages[first].cpu()
             else:
                 pages[second] = there[first.cpu()].to(pages.device)
+
+    def wait_for_host(self) -> None:
+        """Moves have ended when `carry_out` returns."""
+
+    def close(self) -> None:
+        """Nothing is under way."""
 
     def take_transfers(self) -> list[Transfer]:
         done, self._transfers = self._transfers, []

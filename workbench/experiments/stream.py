@@ -229,7 +229,7 @@ def run(
             heading("workbench bench stream", loaded),
             f"Measured: one greedy sequence of {len(prompt):,} + {new_tokens} tokens ({source.about}), pages of "
             f"{block_size}, {staging_blocks} staging pages, prompt chunks of at most {chunk} tokens, placement "
-            f"{placement!r}; the host tier is {host}. Rows that read all pages are exact: their tokens "
+            f"{placement!r}; the host tier is {host}. Rows that read all pages are exact up to rounding: their tokens "
             f"{'are all equal' if equal else 'are NOT all equal'}; the output has {rows[0].different_tokens} different "
             "ones. Rates of output are 1 / the median step.",
             stream_markdown(rows),

@@ -7,8 +7,8 @@ Copies within the device (copy-on-write) are one launch before the step. Between
 - *in*: a side stream copies rows to a second staging buffer, and from there into their pages, which nobody else may
   touch. The request goes on in the next step; that one waits for the copies, this one does not.
 
-Order comes from events of the device; the host never waits for all of it. A transfer's time is read one step after it
-was ordered, so that the same seed gives the same events.
+Order comes from events of the device; the host never waits for all of it. A transfer's time is read a fixed number of
+steps after it was ordered, when it has most likely ended, so that the same seed gives the same events.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from workbench.memory.block_table import Move, MoveKind
 
 #: Device memory for staging, in bytes, either way. More pages than fit are moved in several pieces.
 _STAGING = 256 << 20
+#: Steps after which a transfer's time is read. The step after one that brought pages in has waited for them anyway.
+_READ_AFTER = {MoveKind.OUT: 4, MoveKind.IN: 1}
 #: Smaller pages than this are moved by a kernel that reads and writes the host's memory; larger ones by copy engines.
 _SMALL = 64 << 10
 
@@ -41,6 +43,7 @@ class _Pending:
     bytes: int
     started: torch.cuda.Event
     ended: torch.cuda.Event
+    steps_left: int
 
 
 class _Ring:
@@ -164,7 +167,7 @@ class GpuMover:
         if move.kind is MoveKind.IN:
             self._arrived = ended
         size = len(move.pairs) * self.addresses.row_bytes
-        self._pending.append(_Pending(move.kind, move.request, size, started, ended))
+        self._pending.append(_Pending(move.kind, move.request, size, started, ended, _READ_AFTER[move.kind]))
 
     def _ring(self, kind: MoveKind) -> _Ring:
         if kind not in self._rings:
@@ -217,12 +220,21 @@ class GpuMover:
             start = stop
 
     def _collect(self) -> None:
-        """Reads the times of what was ordered in earlier steps."""
+        """Reads the times of what was ordered in earlier steps, if that is due; of what came before it, too."""
         for pending in self._pending:
+            pending.steps_left -= 1
+        due = max((i for i, pending in enumerate(self._pending, 1) if pending.steps_left <= 0), default=0)
+        for pending in self._pending[:due]:
             pending.ended.synchronize()
             ns = round(pending.started.elapsed_time(pending.ended) * 1e6)
             self._ready.append(Transfer(pending.kind, pending.request, pending.bytes, ns))
-        self._pending = []
+        del self._pending[:due]
+
+    def wait_for_host(self) -> None:
+        torch.cuda.current_stream(self._device).wait_stream(self._side)
+
+    def close(self) -> None:
+        self._side.synchronize()
 
     def take_transfers(self) -> list[Transfer]:
         done, self._ready = self._ready, []

@@ -185,6 +185,7 @@ class TritonRunner:
         if not self._reader.begin(plan, tables, spans, slots):
             return False
         self._state.reader = self._reader
+        self.mover.wait_for_host()
         return True
 
     def take_readings(self) -> list[AnyEvent]:
@@ -350,6 +351,7 @@ class TritonRunner:
     def release(self) -> None:
         if self.copied is not None:
             self.copied.synchronize()  # a step that was launched ahead may still be running
+        self.mover.close()
         self.graphs.release()
         self._state.close()
 
