@@ -22,6 +22,7 @@ from tests.engine.driving import (
     run,
     sampled,
 )
+from tests.engine.test_relevance import true_mass
 from tests.models.architectures import NO_SPECIAL, SHAPE
 from workbench.engine import SamplingParams
 from workbench.events import types as ev
@@ -33,6 +34,13 @@ from workbench.models import LoadedModel, prepare_model
 LONG, SHORT, OTHER = random_prompts(11, [58, 9, 20])
 JOB: Job = (LONG, SamplingParams(max_tokens=40, temperature=0))  # 97 slots: 25 pages
 PAGES = 25
+
+
+class NewestFirst:
+    name = "newest"
+
+    def key(self, page: PlacedPage) -> Key:
+        return (-page.index,)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +84,21 @@ def test_other_architectures(name: str) -> None:
     assert result.state.totals.streamed_bytes > 0
 
 
+@pytest.mark.parametrize("name", ["mistral", "gemma3", "gpt_oss"])
+@pytest.mark.parametrize("config", [{"prefix_caching": True}, {"free_behind_window": False, "placement": "newest"}])
+def test_windows_that_share_their_pages_with_other_layers(name: str, config: dict[str, Any]) -> None:
+    """With one table for all layers, those with a window find a part of what they see on the host."""
+    original, loaded = architecture(name)
+    config = {**config, "placement": NewestFirst()} if "placement" in config else config
+    sizes = {"max_model_len": 128, "num_blocks": 3, "num_host_blocks": 24, "staging_blocks": 1}
+    result = run(loaded, [JOB], page_mass_every=4, **sizes, **config)
+    assert result.tokens == [[generate(original, LONG, 40)]]
+    text = [*LONG, *result.tokens[0][0]]
+    if name != "gpt_oss":  # its sinks take a part of each layer's mass
+        for event in result.of(ev.PageMassSampled):
+            assert event.mass == pytest.approx(true_mass(original, text[: event.query + 1], 4), abs=2e-4)
+
+
 @pytest.mark.parametrize("preemption", ["recompute", "swap"])
 @pytest.mark.parametrize("config", [{}, {"prefix_caching": True}, {"max_num_batched_tokens": 5}])
 def test_beside_other_requests(
@@ -106,12 +129,6 @@ def test_cancelled_midway(llama: LoadedModel, steps: int) -> None:
 
 
 def test_a_placement_policy_in_a_few_lines(llama: LoadedModel, expected: list[list[int]]) -> None:
-    class NewestFirst:
-        name = "newest"
-
-        def key(self, page: PlacedPage) -> Key:
-            return (-page.index,)
-
     result = run(llama, [JOB], num_blocks=6, num_host_blocks=25, placement=NewestFirst())
     assert result.tokens == [expected]
     assert result.of(ev.BlocksSwappedOut)[0].cause is Cause.LARGER_THAN_MEMORY

@@ -28,6 +28,7 @@ class Stream:
         num_tokens: of its context, the step's included.
         resident: logical indices of its pages on the device; blocks: these pages, as a table ``[1, num_pages]``.
         host: logical indices of those on the host; rows: these pages.
+        tables: all of them.
     """
 
     sequence: int
@@ -38,6 +39,7 @@ class Stream:
     blocks: list[Tensor]
     host: list[Tensor]
     rows: list[Tensor]
+    tables: list[BlockTable]
     pages_read: list[int] = field(default_factory=list)
     bytes_read: int = 0
     mass: list[Tensor] = field(default_factory=list)
@@ -76,6 +78,7 @@ class StreamReader:
                 [self._pages.tensor(numbers)[None] for numbers in on_device],
                 [self._pages.tensor(numbers) for numbers in host],
                 [self._pages.tensor(numbers) for numbers in rows],
+                table,
             )
         )
 
@@ -83,7 +86,9 @@ class StreamReader:
         """Writes what these sequences get to their rows of ``out``; ``q``: of all tokens of the step."""
         for stream in self.streams:
             rows = slice(stream.start, stream.stop)
-            if len(stream.rows[group]):
+            if len(stream.rows[group]) and options.window is not None and options.window < stream.num_tokens:
+                out[rows] = self._attend_window(stream, layer, group, q[rows], options, options.window)
+            elif len(stream.rows[group]):
                 out[rows] = self._attend_stream(stream, layer, group, q[rows], options)
             elif self._samples_mass and stream.stop - stream.start == 1:
                 stream.mass.append(self._resident_mass(stream, layer, group, q[rows], options))
@@ -102,7 +107,6 @@ class StreamReader:
         partial, lse = self._pages.ops.attend(q, k_cache, v_cache, stream.blocks[group], length, 0, options)
         out = partial.float()
         rest = Options(options.scale, None, options.softcap, None)  # a sink belongs to one part
-        assert self._pages.storage.host is not None
         rows, host = self._chosen_rows(stream, layer, group, q)
         k_stage, v_stage = self._staging
         window = len(k_stage)
@@ -113,7 +117,7 @@ class StreamReader:
             masses.append((stream.resident[group], mass, lse))
         for start in range(0, len(rows), window):
             part = rows[start : start + window]
-            self._pages.ops.stage(self._pages.storage.host, part, self._offset(layer), self._staging)
+            self._stage(part, layer)
             table = self._in_order[:, : len(part)]
             keys = len(part) * block_size
             staged, staged_lse = self._pages.ops.attend(q, k_stage, v_stage, table, keys, count, rest)
@@ -126,6 +130,42 @@ class StreamReader:
         if samples:
             stream.mass.append(self._whole_mass(stream, masses, lse))
         return out.to(q.dtype)
+
+    def _attend_window(
+        self, stream: Stream, layer: int, group: int, q: Tensor, options: Options, window: int
+    ) -> Tensor:
+        """Attention of a layer that sees only the end of the text: its pages, of both tiers, in their order."""
+        k_cache, v_cache = self._pages.caches[layer]
+        block_size, count, table = self._pages.block_size, q.shape[0], stream.tables[group]
+        first, stop = max(0, stream.num_tokens - count - window + 1) // block_size, -(-stream.num_tokens // block_size)
+        there = [i for i in range(first, stop) if i in table.host]
+        here = [i for i in range(first, stop) if i not in table.host]
+        blocks = self._pages.tensor([table.blocks[i] for i in here])
+        k_pages, v_pages, order = k_cache, v_cache, blocks[None]
+        if there:
+            k_pages, v_pages = (cache.new_empty(stop - first, *cache.shape[1:]) for cache in (k_cache, v_cache))
+            order = torch.arange(stop - first, dtype=torch.int32, device=q.device)[None]
+            places = self._pages.tensor([i - first for i in here]).long()
+            k_pages[places], v_pages[places] = k_cache[blocks.long()], v_cache[blocks.long()]
+            for start in range(0, len(there), len(self._staging[0])):
+                part = there[start : start + len(self._staging[0])]
+                self._stage(self._pages.tensor([table.host[i] for i in part]), layer)
+                places = self._pages.tensor([i - first for i in part]).long()
+                k_pages[places], v_pages[places] = (pages[: len(part)] for pages in self._staging)
+        length = stream.num_tokens - first * block_size
+        out, lse = self._pages.ops.attend(q, k_pages, v_pages, order, length, 0, options)
+        stream.pages_read.append(len(there))
+        stream.bytes_read += len(there) * block_size * _bytes_per_token(k_cache, v_cache)
+        if self._samples_mass and count == 1:
+            mass = self._pages.ops.mass(q, k_pages, order, self._pages.number(length), lse, options)
+            indices = torch.arange(first, stop, device=q.device)
+            stream.mass.append(self._whole_mass(stream, [(indices, mass, lse)], lse))
+        return out
+
+    def _stage(self, rows: Tensor, layer: int) -> None:
+        """Brings pages of a layer from the host to the staging window."""
+        assert self._pages.storage.host is not None
+        self._pages.ops.stage(self._pages.storage.host, rows, self._offset(layer), self._staging)
 
     def _offset(self, layer: int) -> int:
         """Where a layer's keys begin in a row of the host tier, in bytes; its values follow them."""
