@@ -72,7 +72,7 @@ def test_beams_share_more_than_samples(tiny: LoadedModel) -> None:
 
 
 def test_prefix(tiny: LoadedModel) -> None:
-    rows = measure_prefix(tiny, 80, requests=4, output=4, num_blocks=64, repetitions=1)
+    rows = measure_prefix(tiny, 80, requests=4, output=2, num_blocks=64, repetitions=1)
     cached, plain, contiguous = rows
     assert cached.hit_tokens >= 4 * 80
     assert plain.hit_tokens == contiguous.hit_tokens == 0
@@ -82,7 +82,7 @@ def test_prefix(tiny: LoadedModel) -> None:
 
 
 def test_evictions(tiny: LoadedModel) -> None:
-    ample, small = measure_evictions(tiny, [24], {"lru": LRU()}, requests=16, prefixes=4)
+    ample, small = measure_evictions(tiny, [20], {"lru": LRU()}, requests=10, prefixes=3)
     assert ample.hit_rate == 1
     assert ample.evictions == 0
     assert small.evictions > 0
@@ -90,7 +90,7 @@ def test_evictions(tiny: LoadedModel) -> None:
 
 
 def test_swap(tiny: LoadedModel) -> None:
-    rows = measure_swap(tiny, [8], requests=6, prompt=32, output=32, slots=160, repetitions=1)
+    rows = measure_swap(tiny, [8], requests=5, prompt=24, output=20, slots=88, repetitions=1)
     recompute, swap, adaptive = rows
     assert recompute.recomputed > 0
     assert recompute.moved_bytes == recompute.swapped == 0
@@ -98,7 +98,7 @@ def test_swap(tiny: LoadedModel) -> None:
     assert swap.moved_bytes > 0
     assert adaptive.swapped + adaptive.recomputed > 0
     assert all(row.same_tokens and row.overhead_ms > 0 for row in rows)
-    assert swap.estimate_error is not None
+    assert adaptive.estimate_error is not None
 
 
 def test_stream(llama: LoadedModel) -> None:
