@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.conftest import assert_page_map_matches, random_llama
-from tests.engine.driving import engine
+from tests.engine.driving import architecture, engine
 from workbench.engine import LLM, SamplingParams
 from workbench.engine.preemption import VICTIM_POLICIES
 from workbench.events import types as ev
@@ -32,14 +32,16 @@ BEGINNINGS = (tuple(range(1, 25)), tuple(range(1, 13)) + tuple(range(50, 62)))
 
 
 @functools.cache
-def llama() -> LoadedModel:
-    return random_llama()
+def model(name: str) -> LoadedModel:
+    """Full layers, layers with a window of 7, or both."""
+    return random_llama() if name == "llama" else architecture(name)[1]
 
 
 @functools.cache
-def reference(prompt: tuple[int, ...], params: SamplingParams) -> list[list[int]]:
+def reference(name: str, prompt: tuple[int, ...], params: SamplingParams) -> list[list[int]]:
     """Outputs of a request alone in a large pool."""
-    return [o.token_ids for o in engine(llama(), max_model_len=128).generate(list(prompt), params)[0].outputs]
+    llm = engine(model(name), max_model_len=128, free_behind_window=False)
+    return [o.token_ids for o in llm.generate(list(prompt), params)[0].outputs]
 
 
 def shape(events: list[ev.AnyEvent]) -> list[dict[str, Any]]:
@@ -51,9 +53,9 @@ def shape(events: list[ev.AnyEvent]) -> list[dict[str, Any]]:
 class Player:
     """An engine and what was done to it."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, name: str, config: dict[str, Any]) -> None:
         # With measured speeds, decisions would differ from run to run.
-        self.llm = engine(llama(), max_model_len=128, transfer_bandwidth=1e6, prefill_speed=3000.0, **config)
+        self.llm = engine(model(name), max_model_len=128, transfer_bandwidth=1e6, prefill_speed=3000.0, **config)
         self.events: list[ev.AnyEvent] = []
         self.forks: dict[int, list[tuple[int, int]]] = {}
 
@@ -96,6 +98,7 @@ class EverythingMachine(RuleBasedStateMachine):
         rng = random.Random(seed)
         block_size = rng.choice([1, 2, 4, 8])
         self.start(
+            rng.choice(["llama", "llama", "mistral", "gemma3"]),
             {
                 "block_size": block_size,
                 "num_blocks": max(1, rng.choice([rng.randint(6, 30), rng.randint(20, 120)]) // block_size),
@@ -110,14 +113,14 @@ class EverythingMachine(RuleBasedStateMachine):
                 "max_num_batched_tokens": rng.choice([1, 3, 8, 20, 512]),
                 "watermark": rng.choice([0.0, 0.0, 0.1]),
                 "page_mass_every": rng.choice([0, 3]),
-            }
+            },
         )
-        note(str(self.config))
+        note(f"{self.name} {self.config}")
         self.add(seed=seed, count=3)
 
-    def start(self, config: dict[str, Any]) -> None:
-        self.config = config
-        self.player = Player(config)
+    def start(self, name: str, config: dict[str, Any]) -> None:
+        self.name, self.config = name, config
+        self.player = Player(name, config)
         self.actions: list[Action] = []
         self.jobs: list[tuple[tuple[int, ...], SamplingParams]] = []
         self.cancelled: set[int] = set()
@@ -186,7 +189,7 @@ class EverythingMachine(RuleBasedStateMachine):
         assert not any(page.ref_count for page in llm.page_map.host_pages)
         for request in range(len(self.jobs)):
             self.check(llm, request)
-        again = Player(self.config)
+        again = Player(self.name, self.config)
         for action in self.actions:
             again.do(action)
         assert shape(again.events) == shape(self.player.events)
@@ -203,7 +206,7 @@ class EverythingMachine(RuleBasedStateMachine):
         if params.beam_width and first[0].finish_reason == "cancelled":
             assert request in self.cancelled
             return
-        for found, wanted in zip(first, reference(prompt, params), strict=True):
+        for found, wanted in zip(first, reference(self.name, prompt, params), strict=True):
             if found.finish_reason == "cancelled":
                 assert request in self.cancelled
                 assert found.token_ids == wanted[: len(found.token_ids)]
@@ -222,7 +225,7 @@ class EverythingMachine(RuleBasedStateMachine):
             tails = []
             for seed in seeds:
                 rest = replace(params, n=1, max_tokens=params.max_tokens - taken, seed=seed)
-                tails.append(reference((*prompt, *before), rest)[0])
+                tails.append(reference(self.name, (*prompt, *before), rest)[0])
             tail = child.token_ids[taken:]
             if child.finish_reason == "cancelled":
                 assert any(tail == wanted[: len(tail)] for wanted in tails)
@@ -238,6 +241,7 @@ def test_the_machine_reaches_what_it_is_for() -> None:
     """A run by hand: a machine that never gets anywhere would be of no use."""
     machine = EverythingMachine()
     machine.start(
+        "llama",
         {
             "block_size": 2,
             "num_blocks": 21,
@@ -249,7 +253,7 @@ def test_the_machine_reaches_what_it_is_for() -> None:
             "max_num_batched_tokens": 20,
             "watermark": 0.0,
             "page_mass_every": 3,
-        }
+        },
     )
     for kind, length, tokens in (("samples", 20, 12), ("beams", 11, 9), ("greedy", 24, 16), ("sampled", 23, 16)):
         machine.add_one(kind, BEGINNINGS[length % 2], length, tokens, width=2, seed=1)
