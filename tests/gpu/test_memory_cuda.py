@@ -149,6 +149,21 @@ def test_larger_than_the_device(model: LoadedModel, num_blocks: int, placement: 
 
 
 @pytest.mark.parametrize("name", ["mistral", "gemma3", "gpt_oss"])
+def test_windows_of_a_sequence_larger_than_the_device(name: str) -> None:
+    """One table for all layers: those with a window need some pages of the host, and no others."""
+    torch.manual_seed(1)
+    original: Any = AutoModelForCausalLM.from_config(supported()[name], attn_implementation="eager").eval().cuda()
+    loaded = prepare_model(copy.deepcopy(original), None, name)
+    params, prompts = [SamplingParams(max_tokens=24, temperature=0, ignore_eos=True)], [PROMPTS[5]]
+    config = {"max_model_len": 128, "free_behind_window": False}
+    plenty, _ = run(loaded, params, prompts, **config)
+    for num_blocks in (3, 9):
+        streamed, events = run(loaded, params, prompts, **config, num_blocks=num_blocks, num_host_blocks=60)
+        assert streamed == plenty
+        assert count(events, ev.BlocksStreamed) > 10
+
+
+@pytest.mark.parametrize("name", ["mistral", "gemma3", "gpt_oss"])
 def test_windows_and_layer_groups(name: str) -> None:
     torch.manual_seed(1)
     original: Any = AutoModelForCausalLM.from_config(supported()[name], attn_implementation="eager").eval().cuda()
