@@ -9,15 +9,17 @@ from __future__ import annotations
 import functools
 import random
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
+import pytest
 from hypothesis import note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.conftest import assert_page_map_matches, random_llama
 from tests.engine.driving import architecture, engine
+from tests.engine.reference_kernels import ReferenceKernels, pick_tokens
 from workbench.engine import LLM, SamplingParams
 from workbench.engine.preemption import VICTIM_POLICIES
 from workbench.events import types as ev
@@ -56,6 +58,8 @@ class Player:
     def __init__(self, name: str, config: dict[str, Any]) -> None:
         # With measured speeds, decisions would differ from run to run.
         self.llm = engine(model(name), max_model_len=128, transfer_bandwidth=1e6, prefill_speed=3000.0, **config)
+        if config.get("attention") == "triton":
+            self.llm._runner.overlaps = True
         self.events: list[ev.AnyEvent] = []
         self.forks: dict[int, list[tuple[int, int]]] = {}
 
@@ -118,8 +122,12 @@ class EverythingMachine(RuleBasedStateMachine):
         note(f"{self.name} {self.config}")
         self.add(seed=seed, count=3)
 
+    #: more settings
+    more: ClassVar[dict[str, Any]] = {}
+
     def start(self, name: str, config: dict[str, Any]) -> None:
-        self.name, self.config = name, config
+        self.name, self.config = name, config | self.more
+        config = self.config
         self.player = Player(name, config)
         self.actions: list[Action] = []
         self.jobs: list[tuple[tuple[int, ...], SamplingParams]] = []
@@ -233,7 +241,27 @@ class EverythingMachine(RuleBasedStateMachine):
                 assert tail in tails
 
 
+class AheadMachine(EverythingMachine):
+    """The same with the runner of a GPU, which launches decode steps before they are planned."""
+
+    more: ClassVar[dict[str, Any]] = {"attention": "triton"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr("workbench.engine.gpu.runner.Kernels", ReferenceKernels)
+        self.patch.setattr("workbench.engine.gpu.runner.pick_tokens", pick_tokens)
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            self.patch.undo()
+
+
 TestEverything = EverythingMachine.TestCase
+TestAhead = AheadMachine.TestCase
+TestAhead.settings = settings(max_examples=25, stateful_step_count=14, deadline=None)
 TestEverything.settings = settings(max_examples=60, stateful_step_count=14, deadline=None)
 
 

@@ -71,7 +71,7 @@ class CheckedRunner(TritonRunner):
             sequence = chunk.sequence
             start, stop = sequence.num_computed_tokens, sequence.num_computed_tokens + chunk.count
             table = self.buffers._memory.block_table(sequence.sequence)
-            used = table[: -(-stop // block_size)]
+            used = [max(0, block) for block in table[: -(-stop // block_size)]]  # some may be on the host
             row = int(arrays["rows"][number])
             assert self.buffers.tables[0, row, : len(used)].tolist() == used
             assert arrays["context_lens"][number] == stop

@@ -268,7 +268,7 @@ def test_mover_keeps_every_bit(head_dim: int, monkeypatch: pytest.MonkeyPatch) -
     blocks, device = 64, torch.device("cuda")
     caches = allocate_kv_cache(layers, blocks, 16, torch.float32, device)
     size = sum(t[0].numel() * 4 for pair in caches for t in pair)
-    monkeypatch.setattr(module, "_STAGING", 10 * size)
+    monkeypatch.setattr(module, "STAGING", 10 * size)
     host = allocate_host_tier(40, size, pinned=True)
     mover = module.GpuMover(Storage(caches, host, group_layers(layers, False, 128)))
     for pair in caches:

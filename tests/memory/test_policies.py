@@ -211,5 +211,8 @@ def test_pages_that_come_back_from_the_host_are_found_again() -> None:
     memory.commit(1, 8, Cause.PREFILL)
     memory.free(1, Cause.REQUEST_FINISHED)
     memory.swap_in(0, [0], Cause.RESUMPTION)
+    # Not at once: on a GPU they are still on their way, and another request of the same step must not read them.
+    assert memory.can_allocate([1, 2, 3, 4, 6], 5, 4, alone=True) is not None
+    assert memory.try_append(0, 6)
     assert memory.allocate(2, [1, 2, 3, 4, 6], 5, 4) == 4
     assert memory.block_table(2)[:2] == memory.block_table(0)[:2]

@@ -44,7 +44,7 @@ class EngineConfig:
         num_blocks: pages in the pool; the contiguous arena has the same bytes. None, on a CUDA device with Triton
             attention: as many as fit into its free memory.
         max_model_len: longest sequence, prompt and output, in tokens; None: what the model was made for.
-        max_num_seqs: most requests that run at once.
+        max_num_seqs: most sequences that run at once.
         max_num_batched_tokens: token budget of a step. A longer prompt is computed in chunks, beside the decodes.
         watermark: share of the pages that admission leaves free.
         device: "auto", "cpu", "cuda" or "mps".

@@ -169,6 +169,8 @@ class LLM:
         """
         if request not in self._requests:
             raise KeyError(f"request={request!r}: there is no such request")
+        if self._in_flight is not None:  # a step was interrupted: its token belongs to both
+            self._end_step(self._in_flight)
         return self._intake.fork(request, sequence, seed)
 
     def cancel(self, request: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workbench.engine.config import EngineConfig
-from workbench.engine.preemption import Candidate, PreemptionPolicy, Speeds, decide
+from workbench.engine.preemption import Candidate, LastCome, PreemptionPolicy, Speeds, decide
 from workbench.engine.queues import Queues
 from workbench.engine.request import Debt, Request
 from workbench.events.bus import EventBus
@@ -30,6 +30,9 @@ class RoomMaker:
                 f"request {self._queues.running[0].request} does not fit although it runs alone: this is a bug"
             )
 
+        if isinstance(self._victims, LastCome):
+            return candidates[-1]  # without looking at what everybody holds
+
         def key(request: Request) -> tuple[object, int]:
             footprint = self._memory.footprint(request.present)
             candidate = Candidate(request.request, footprint, request.remaining_tokens)
@@ -53,7 +56,9 @@ class RoomMaker:
             if not swapped:
                 return False
             self._throw_away(swapped[-1])
+        # Whoever keeps its block table has to read it anew.
         self._queues.freed.append(sequence.sequence)
+        sequence.decode_chunk = None
         return True
 
     def _throw_away(self, request: Request) -> None:
@@ -86,6 +91,8 @@ class RoomMaker:
         shortfall = None if is_fixed else self._memory.can_swap_out(sequences)
         estimate = self._speeds.estimate(footprint, shortfall)
         mode, why = decide(self._preemption, estimate, shortfall)
+        if not footprint.tokens + footprint.tokens_kept:
+            mode, why = PreemptionMode.RECOMPUTE, "nothing of it is stored yet"
         lost = 0
         if mode is PreemptionMode.SWAP:
             self._memory.swap_out(victim.request, sequences, Cause.PREEMPTION_VICTIM)

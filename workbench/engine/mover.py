@@ -41,7 +41,7 @@ class Mover(Protocol):
         """The moves that have ended since the last call."""
 
     def close(self) -> None:
-        """Waits for what is under way, so that the tensors may go."""
+        """Waits for what is under way, and lets go of the tensors of both tiers."""
 
     def measure(self) -> int | None:
         """Nanoseconds that a megabyte takes from one tier to the other; None: there is no host tier, or no page."""
@@ -66,7 +66,8 @@ class TorchMover:
             self._followers += zip(here, there, strict=True)
 
     def carry_out(self, moves: list[Move]) -> None:
-        for move in moves:
+        while moves:
+            move = moves[0]
             started = time.perf_counter_ns()
             pairs = torch.tensor(move.pairs, dtype=torch.int64, device=self.addresses.device)
             if move.kind is MoveKind.COPY:
@@ -76,7 +77,7 @@ class TorchMover:
             move_followers(self._followers, move, pairs)
             size = len(move.pairs) * self.addresses.row_bytes
             self._transfers.append(Transfer(move.kind, move.request, size, time.perf_counter_ns() - started))
-        moves.clear()
+            del moves[0]  # one by one: what was done must not be done again after an interruption
 
     def _cross(self, kind: MoveKind, pairs: Tensor) -> None:
         if self.host is None:
@@ -94,7 +95,8 @@ class TorchMover:
         """Moves have ended when `carry_out` returns."""
 
     def close(self) -> None:
-        """Nothing is under way."""
+        self.host, self._followers = None, []
+        del self.addresses
 
     def take_transfers(self) -> list[Transfer]:
         done, self._transfers = self._transfers, []

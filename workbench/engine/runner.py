@@ -142,6 +142,8 @@ class ModelRunner:
     def release(self) -> None:
         """Lets go of the KV pool; `launch` can't be called again."""
         self._caches = []
+        self._reader = None
+        self.mover.close()
 
     def _check_calls(self, batch: PagedBatch) -> None:
         """A layer that skipped the hook, or used it twice, would compute something else than the books say."""

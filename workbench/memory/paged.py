@@ -51,6 +51,8 @@ class PagedMemory(PagedBooks):
         if eviction is not None and (len(windows) > 1 or windows[0] is not None):
             raise ValueError("prefixes can't be cached where pages behind a window are freed")
         super().__init__(num_blocks, block_size, bus, windows, eviction, bytes_per_block)
+        #: the text whose beginning was last looked for, and the names of its full pages so far
+        self._asked: tuple[Sequence[int], list[bytes]] = [], []
         self._max_chunk = max_chunk
         self._watermark_blocks = math.ceil(watermark * num_blocks)
         self._is_plain = len(windows) == 1 and windows[0] is None
@@ -105,10 +107,17 @@ class PagedMemory(PagedBooks):
         found: list[int] = []
         if self._cache is None:
             return found
-        name = b""
-        for start in range(0, (len(token_ids) - 1) // self.block_size * self.block_size, self.block_size):
-            name = page_hash(name, token_ids[start : start + self.block_size])
-            block = self._cache.find(name)
+        # The head of the queue asks in every step: its names are kept.
+        asked, names = self._asked
+        if asked is not token_ids:
+            names = []
+            self._asked = token_ids, names
+        for index in range((len(token_ids) - 1) // self.block_size):
+            if index == len(names):
+                start = index * self.block_size
+                parent = names[-1] if names else b""
+                names.append(page_hash(parent, token_ids[start : start + self.block_size]))
+            block = self._cache.find(names[index])
             if block is None:
                 break
             found.append(block)

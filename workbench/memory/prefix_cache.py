@@ -78,6 +78,9 @@ class PrefixCache:
         key = self.policy.key(page)
         self._idle[page.block] = key
         heapq.heappush(self._heap, (key, page.block))
+        if len(self._heap) > 2 * len(self._idle) + 64:  # most entries are out of date
+            self._heap = [(key, block) for block, key in self._idle.items()]
+            heapq.heapify(self._heap)
 
     def use(self, block: int) -> None:
         """A sequence found the page by its name, and takes it."""

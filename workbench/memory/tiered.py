@@ -2,7 +2,7 @@
 
 Swapping is Kwon et al., SOSP 2023, section 4.5: all pages of a victim's sequences go out together and come back
 together. A sequence that is larger than the pool runs with a part of its pages on the host, which its steps read
-through a staging window (`workbench.models.streaming`).
+through a staging window (`workbench.engine.reading.streams`).
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class TieredMemory(PagedMemory):
         self._placement = placement or OldestFirst()
         self._streams = streams
         self._mass: dict[int, list[float]] = {}
+        #: sequences whose pages were ordered back; they can be found by their content when they have arrived
+        self._on_their_way: set[int] = set()
 
     # -- larger than the device ------------------------------------------------------------------------------------
 
@@ -152,6 +154,7 @@ class TieredMemory(PagedMemory):
 
     def swap_out(self, request: int, sequences: Sequence[int], cause: Cause) -> int:
         for sequence in sequences:
+            self._on_their_way.discard(sequence)
             self._give_up_empty_pages(sequence, cause)
         return self._move_out(request, self._device_places(sequences), cause)
 
@@ -178,8 +181,9 @@ class TieredMemory(PagedMemory):
             table.host[index] = pairs[block]
         moved = list(pairs.items())
         size = len(moved) * self._bytes_per_block
-        self.moves.append(Move(MoveKind.OUT, moved, request))
-        self._emit(BlocksSwappedOut(request, moved, size, cause))
+        if moved:
+            self.moves.append(Move(MoveKind.OUT, moved, request))
+            self._emit(BlocksSwappedOut(request, moved, size, cause))
         for block, count in references.items():
             self._drop(block, count)
             self._tell_unused(block, cause)
@@ -223,16 +227,23 @@ class TieredMemory(PagedMemory):
                         filled = min(self.block_size, holding.num_tokens - index * self.block_size)
                         self._filled[block] = filled
                         self._num_filled += filled
-            if self._cache is not None:
-                self._name_again(sequence)
+            self._on_their_way.add(sequence)
         moved = list(pairs.items())
-        self.moves.append(Move(MoveKind.IN, moved, request))
-        self._emit(BlocksSwappedIn(request, moved, len(moved) * self._bytes_per_block, cause))
+        if moved:
+            self.moves.append(Move(MoveKind.IN, moved, request))
+            self._emit(BlocksSwappedIn(request, moved, len(moved) * self._bytes_per_block, cause))
         return len(moved) * self._bytes_per_block
+
+    def try_append(self, sequence: int, num_tokens: int) -> bool:
+        if sequence in self._on_their_way:  # a step later than they were ordered: they are there
+            self._on_their_way.discard(sequence)
+            self._name_again(sequence)
+        return super().try_append(sequence, num_tokens)
 
     def _name_again(self, sequence: int) -> None:
         """Full pages that came back can be found by their content again."""
-        assert self._cache is not None
+        if self._cache is None:
+            return
         holding = self._held[sequence]
         for index, name in enumerate(holding.hashes):
             self._cache.add(holding.tables[0].blocks[index], name, holding.hashes[index - 1] if index else b"", index)
@@ -241,6 +252,7 @@ class TieredMemory(PagedMemory):
 
     def free(self, sequence: int, cause: Cause) -> int:
         self._mass.pop(sequence, None)
+        self._on_their_way.discard(sequence)
         return super().free(sequence, cause)
 
     def _share_host(self, block: int) -> int:

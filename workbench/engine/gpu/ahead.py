@@ -34,8 +34,7 @@ class GuessingBuffers(StepBuffers):
         """Stages the next step, all but its tokens, as if it decoded ``chunks`` and nothing else happened before.
 
         There must be one layer group. None if it can't be known which pages they would get. Otherwise the next step is
-        this one, if it `fits`, or the
-        guess has to be taken back (`withdraw`).
+        this one, if it `fits`, or the guess has to be taken back (`withdraw`).
         """
         self.decode.wait()
         guess = Guess(chunks, [], size)

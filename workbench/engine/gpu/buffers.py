@@ -133,6 +133,7 @@ class StepBuffers:
         row = self._rows.get(sequence.sequence)
         if row is None:
             row = self._rows[sequence.sequence] = self._free_rows.pop()
+            self._known[:, row] = 0
             self._computed[row] = sequence.num_computed_tokens
             self._next_token[row] = sequence.token_ids[-1]
         return row

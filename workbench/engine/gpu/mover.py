@@ -27,7 +27,7 @@ from workbench.engine.storage import Storage
 from workbench.memory.block_table import Move, MoveKind
 
 #: Device memory for staging, in bytes, either way. More pages than fit are moved in several pieces.
-_STAGING = 256 << 20
+STAGING = 256 << 20
 #: Steps after which a transfer's time is read. The step after one that brought pages in has waited for them anyway.
 _READ_AFTER = {MoveKind.OUT: 4, MoveKind.IN: 1}
 #: Smaller pages than this are moved by a kernel that reads and writes the host's memory; larger ones by copy engines.
@@ -111,28 +111,26 @@ class GpuMover:
         if self._arrived is not None:
             torch.cuda.current_stream(self._device).wait_event(self._arrived)
             self._arrived = None
-        index = 0
-        while index < len(moves):
-            move = moves[index]
-            if move.kind is MoveKind.COPY:
-                batch = self._copies_from(moves, index)
+        while moves:
+            batch = moves[:1]
+            if moves[0].kind is MoveKind.COPY:
+                batch = self._copies_from(moves)
                 copy_blocks(self.addresses, self._upload([pair for move in batch for pair in move.pairs]))
-                index += len(batch)
             else:
-                self._order(move)
-                index += 1
-        if self._followers:
-            for move in moves:
-                move_followers(self._followers, move, self._upload(move.pairs))
-        moves.clear()
+                self._order(moves[0])
+            if self._followers:
+                for move in batch:
+                    move_followers(self._followers, move, self._upload(move.pairs))
+            # One by one: what was ordered must not be ordered again after an interruption.
+            del moves[: len(batch)]
 
     @staticmethod
-    def _copies_from(moves: list[Move], start: int) -> list[Move]:
-        """The copies from here on that may be made at the same time: none reads or writes what another one writes."""
+    def _copies_from(moves: list[Move]) -> list[Move]:
+        """The first copies that may be made at the same time: none reads or writes what another one writes."""
         batch: list[Move] = []
         written: set[int] = set()
         read: set[int] = set()
-        for move in moves[start:]:
+        for move in moves:
             if move.kind is not MoveKind.COPY or any(s in written or d in written or d in read for s, d in move.pairs):
                 break
             written.update(d for _, d in move.pairs)
@@ -172,7 +170,7 @@ class GpuMover:
     def _ring(self, kind: MoveKind) -> _Ring:
         if kind not in self._rings:
             assert self.host is not None
-            rows = max(2, min(len(self.host), _STAGING // self.addresses.row_bytes))
+            rows = max(2, min(len(self.host), STAGING // self.addresses.row_bytes))
             self._rings[kind] = _Ring(rows, self.addresses.row_bytes, self._device)
         return self._rings[kind]
 
@@ -235,6 +233,9 @@ class GpuMover:
 
     def close(self) -> None:
         self._side.synchronize()
+        self.host, self._followers, self._pending = None, [], []
+        self._rings.clear()
+        del self.addresses
 
     def take_transfers(self) -> list[Transfer]:
         done, self._ready = self._ready, []

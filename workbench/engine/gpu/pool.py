@@ -10,6 +10,7 @@ import torch
 
 from workbench.engine.config import EngineConfig
 from workbench.engine.gpu.graphs import graph_sizes
+from workbench.engine.gpu.mover import STAGING
 from workbench.engine.gpu.runner import TritonRunner
 from workbench.engine.storage import Storage
 from workbench.memory import PagedMemory, allocate_kv_cache
@@ -64,9 +65,15 @@ def blocks_that_fit(
     if config.cuda_graphs:
         logits = sum(graph_sizes(config.max_num_seqs)) * model.geometry.vocab_size * model.dtype.itemsize
         graphs = step + logits
-    room = int(total * config.gpu_memory_utilization) - (total - free) - step - graphs
+    others, bounds = 0, 0
+    if config.attention_pages is not None:  # smallest and largest keys of every page, in float32
+        bounds = sum(2 * 4 * layer.num_kv_heads * layer.head_dim for layer in model.layers)
+        others += bounds * config.num_host_blocks
+    if config.num_host_blocks:
+        others += 2 * min(STAGING, bytes_per_block * config.num_host_blocks) + bytes_per_block * config.staging_blocks
+    room = int(total * config.gpu_memory_utilization) - (total - free) - step - graphs - others
     needed = config.max_num_seqs * -(-max_model_len // config.block_size) * len(groups.windows)
-    blocks = min(room // bytes_per_block, needed, 1 << 22)
+    blocks = min(room // (bytes_per_block + bounds), needed, 1 << 22)
     log.info("%d pages of %d bytes: %.1f of %.1f GB free, a step needs %.2f", blocks, bytes_per_block, free / 1e9,
              total / 1e9, step / 1e9)  # fmt: skip
     if blocks < 1:

@@ -133,8 +133,12 @@ class TritonRunner:
         guess, self._guess = self._guess, None
         if guess is not None:
             if self._guess_launched and self.buffers.fits(guess, plan):
-                with _CAPTURE:
-                    self.mover.carry_out(self._memory.moves)  # of pages that the step does not touch
+                try:
+                    with _CAPTURE:
+                        self.mover.carry_out(self._memory.moves)  # of pages that the step does not touch
+                except BaseException:
+                    self.buffers.withdraw(guess)
+                    raise
                 self.buffers.launched(plan)
                 return _OnDevice(self, len(plan.decodes), {})
             self.buffers.withdraw(guess)
@@ -185,7 +189,8 @@ class TritonRunner:
         if not self._reader.begin(plan, tables, spans, slots):
             return False
         self._state.reader = self._reader
-        self.mover.wait_for_host()
+        if self._reader.reads_host:
+            self.mover.wait_for_host()
         return True
 
     def take_readings(self) -> list[AnyEvent]:
@@ -352,6 +357,7 @@ class TritonRunner:
         if self.copied is not None:
             self.copied.synchronize()  # a step that was launched ahead may still be running
         self.mover.close()
+        self._reader = None
         self.graphs.release()
         self._state.close()
 

@@ -52,6 +52,11 @@ class PageReader:
     def host_bounds(self) -> list[tuple[Tensor, Tensor]]:
         return self._pages.host_bounds
 
+    @property
+    def reads_host(self) -> bool:
+        """Whether the step reads pages in the host tier."""
+        return bool(self._streams.streams)
+
     def begin(
         self, plan: StepPlan, tables: list[list[BlockTable]], spans: list[tuple[int, int]], slots: list[Tensor]
     ) -> bool:
