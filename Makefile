@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraint
 
 help:
 	@echo "make app        open the live comparison of paged and contiguous KV memory"
-	@echo "make test       run all tests (about 5 minutes on 2 cores)"
+	@echo "make test       run all tests (about 6 minutes on 2 cores)"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff rewrite the code"
 	@echo "make test-gpu   the tests that need a CUDA device, with the Python that has it: PYTHON=..."
