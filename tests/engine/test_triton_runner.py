@@ -199,6 +199,25 @@ def test_a_step_that_fails_before_its_end_can_be_taken_again(
 
 
 @pytest.mark.usefixtures("reference")
+def test_no_step_is_launched_ahead_while_pages_are_on_the_host(llama: LoadedModel) -> None:
+    """A decode graph reads the device's pages only."""
+    prompt, params = PROMPTS[0] * 3 + PROMPTS[1], SamplingParams(max_tokens=12, temperature=0)
+    expected = LLM(llama, EngineConfig(num_blocks=60, block_size=4)).generate(prompt, params)[0].outputs[0].token_ids
+    llm = LLM(llama, EngineConfig(attention="triton", num_blocks=4, num_host_blocks=60, block_size=4, watermark=0.0))
+    runner: Any = llm._runner
+    runner.overlaps = True
+    request = llm.add_request(prompt, params)
+    streamed = 0
+    while llm.has_unfinished:
+        llm.step()
+        assert not (llm.memory.streamed and runner._guess is not None)
+        streamed += bool(llm.memory.streamed)
+    assert streamed > 5
+    assert not llm.memory.streamed
+    assert llm.output(request).outputs[0].token_ids == expected
+
+
+@pytest.mark.usefixtures("reference")
 def test_warming_up_changes_nothing(llama: LoadedModel) -> None:
     llm = LLM(llama, EngineConfig(num_blocks=8, attention="triton"))
     llm.warm_up()

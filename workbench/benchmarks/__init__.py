@@ -50,15 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     gpu.add_argument("--max-num-batched-tokens", type=int, default=16384, help="[%(default)s]")
     gpu.add_argument("--max-model-len", type=int, default=4096, help="[%(default)s]")
     gpu.add_argument("--num-blocks", type=int, help="pages in the pool [what fits]")
-    gpu.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="[%(default)s]")
-    gpu.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"), help="[%(default)s]")
-    gpu.add_argument("--attention", default="triton", choices=("triton", "torch"), help="[%(default)s]")
     gpu.add_argument("--compile", default="both", choices=("off", "on", "both"), help="[%(default)s]")
     gpu.add_argument("--events", default="both", choices=("off", "on", "both"), help="[%(default)s]")
     gpu.add_argument("--no-graphs", dest="graphs", action="store_false", help="without CUDA graphs")
     gpu.add_argument("--no-pack", dest="pack", action="store_false", help="keep the model's own linear layers")
     gpu.add_argument("--repetitions", type=int, default=2, help="of every kind of run [%(default)s]")
     gpu.add_argument("--profile", type=int, default=20, help="decode steps to look at; 0: none [%(default)s]")
+    _add_device(gpu)
     add_shape(gpu)
     tiers = benches.add_parser(
         "tiers",
@@ -74,13 +72,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tiers.add_argument("--steps", type=int, default=40, help="of each kind [%(default)s]")
     tiers.add_argument("--share", type=float, default=0.35, help="of all tokens, in the small pool [%(default)s]")
     tiers.add_argument("--blocks", type=int, default=1024, help="most pages moved at once [%(default)s]")
-    tiers.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="[%(default)s]")
-    tiers.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"), help="[%(default)s]")
-    tiers.add_argument("--attention", default="triton", choices=("triton", "torch"), help="[%(default)s]")
+    _add_device(tiers)
     add_shape(tiers)
     added = add_experiments(benches)
     for bench in (cpu, memory, gpu, tiers, *added):
         bench.add_argument("--out", type=Path, help="also write the report (Markdown) to this file")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    """On what a random model runs."""
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="[%(default)s]")
+    dtypes = ("bfloat16", "float16", "float32")
+    parser.add_argument("--dtype", default="bfloat16", choices=dtypes, help="[%(default)s]")
+    parser.add_argument("--attention", default="triton", choices=("triton", "torch"), help="[%(default)s]")
 
 
 def _check(options: dict[str, object]) -> None:

@@ -94,7 +94,7 @@ def assemble(config: EngineConfig, model: LoadedModel, bus: EventBus | None) -> 
         mover = TorchMover(caches, host)
         reader = PageReader(config, storage, groups.group_of, TorchOps()) if needs_reader(config) else None
         if reader is not None:
-            mover.follow(reader.bounds, reader.host_bounds)
+            mover.followers.add(reader.bounds, reader.host_bounds)
         runner = ModelRunner(model, storage.by_layer, memory, mover, groups.group_of, reader)
     else:
         from workbench.engine.gpu.runner import TritonRunner

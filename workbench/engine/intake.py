@@ -50,7 +50,7 @@ class Intake:
             stops, vocab_size = self._stops(params), self._model.geometry.vocab_size
             fits = max(2, 1 + len(stops)) <= vocab_size
             check("stop_token_ids", params.stop_token_ids, fits, f"too many for beams over {vocab_size} tokens")
-            self._new_search(params, len(token_ids))  # raises if the settings do not go together
+            self._new_search(params, self._max_tokens(params, token_ids))  # raises if the settings do not go together
         return token_ids, text
 
     def queue(
@@ -58,7 +58,7 @@ class Intake:
     ) -> tuple[Request, str | None]:
         """Queues what `encode` has checked, for a step; returns the request, and why it was rejected, if it was."""
         branching = self._scheduler.branching
-        max_tokens = min(params.max_tokens, self._max_model_len - len(token_ids))
+        max_tokens = self._max_tokens(params, token_ids)
         samples = [
             Sequence(
                 request=number,
@@ -82,7 +82,7 @@ class Intake:
             sequences=samples,
             live=samples[:1],
             pending=samples[1:],
-            beams=self._new_search(params, len(token_ids)),
+            beams=self._new_search(params, max_tokens),
         )
         if self._bus is not None:
             is_search = request.beams is not None
@@ -91,17 +91,21 @@ class Intake:
             )
         return request, self._scheduler.add(request)
 
+    def _max_tokens(self, params: SamplingParams, token_ids: list[int]) -> int:
+        """Most tokens that can be generated behind a prompt."""
+        return min(params.max_tokens, self._max_model_len - len(token_ids))
+
     def _stops(self, params: SamplingParams) -> frozenset[int]:
         """Tokens that end a beam."""
         stops = frozenset(params.stop_token_ids or ())
         return stops if params.ignore_eos else stops | self._model.eos_token_ids
 
-    def _new_search(self, params: SamplingParams, prompt_tokens: int) -> BeamSearch | None:
+    def _new_search(self, params: SamplingParams, max_tokens: int) -> BeamSearch | None:
         if not params.beam_width:
             return None
         return BeamSearch(
             params.beam_width,
-            min(params.max_tokens, self._max_model_len - prompt_tokens),
+            max_tokens,
             self._stops(params),
             length_penalty=params.length_penalty,
             early_stopping=params.early_stopping,

@@ -63,13 +63,13 @@ class RoomMaker:
 
     def _throw_away(self, request: Request) -> None:
         """A request's pages in the host tier make room for one that could not run at all without."""
-        lost = self._forget_memory(request, Cause.HOST_FULL)
+        lost = max(sequence.num_computed_tokens for sequence in request.live)
+        self._forget_memory(request, Cause.HOST_FULL, lost, -1)
         if self._bus is not None:
             self._bus.emit(RequestPreempted(request.request, PreemptionMode.RECOMPUTE, Cause.HOST_FULL, lost, 0))
 
-    def _forget_memory(self, request: Request, cause: Cause) -> int:
-        """Takes all memory of a request that will be computed again; returns how many tokens that are."""
-        before = max((s.num_computed_tokens for s in request.live), default=0)
+    def _forget_memory(self, request: Request, cause: Cause, lost: int, estimated_ns: int) -> None:
+        """Takes all memory of a request, of whose tokens ``lost`` will be computed again."""
         for sequence in request.live:
             if self._memory.has(sequence.sequence):
                 self._memory.free(sequence.sequence, cause)
@@ -78,10 +78,9 @@ class RoomMaker:
             sequence.num_computed_tokens = 0
             sequence.decode_chunk = None
             sequence.is_absent = sequence is not request.live[0]
-        request.num_lost = before
+        request.num_lost = lost
         request.preempted = PreemptionMode.RECOMPUTE
-        self._queues.owe(request, Debt(PreemptionMode.RECOMPUTE, -1))
-        return before
+        self._queues.owe(request, Debt(PreemptionMode.RECOMPUTE, estimated_ns))
 
     def preempt(self, victim: Request) -> None:
         """Takes the memory of a running request, and puts it back into the queue."""
@@ -103,9 +102,7 @@ class RoomMaker:
             self._queues.owe(victim, Debt(mode, estimate.swap_ns))
         else:
             lost = footprint.tokens + footprint.tokens_kept
-            self._forget_memory(victim, Cause.PREEMPTION_VICTIM)
-            victim.num_lost = lost
-            self._queues.owe(victim, Debt(mode, estimate.recompute_ns))
+            self._forget_memory(victim, Cause.PREEMPTION_VICTIM, lost, estimate.recompute_ns)
         self._queues.put_back(victim)
         if self._bus is not None:
             self._bus.emit(

@@ -25,11 +25,32 @@ class Transfer:
     ns: int
 
 
-class Mover(Protocol):
-    """Carries moves out, in order, before the step's tokens are computed."""
+class Followers:
+    """What is kept per page beside keys and values: tensors ``[num_blocks, ...]``, and their twins for host pages."""
 
-    def follow(self, device: list[tuple[Tensor, Tensor]], host: list[tuple[Tensor, Tensor]]) -> None:
-        """What else is kept per page, and moves along: tensors ``[num_blocks, ...]`` and their twins for host pages."""
+    def __init__(self) -> None:
+        self._twins: list[tuple[Tensor, Tensor]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._twins)
+
+    def add(self, device: list[tuple[Tensor, Tensor]], host: list[tuple[Tensor, Tensor]]) -> None:
+        for here, there in zip(device, host, strict=True):
+            self._twins += zip(here, there, strict=True)
+
+    def move(self, kind: MoveKind, pairs: Tensor) -> None:
+        """Moves what belongs to pages; ``pairs``: int64 ``[num_pairs, 2]`` on their device."""
+        source, destination = pairs.unbind(dim=1)
+        for device, host in self._twins:
+            here = device if kind is not MoveKind.IN else host
+            there = host if kind is MoveKind.OUT else device
+            there[destination] = here[source]
+
+
+class Mover(Protocol):
+    """Carries moves out, in order, before the step's tokens are computed. ``followers`` move along."""
+
+    followers: Followers
 
     def carry_out(self, moves: list[Move]) -> None:
         """Carries the moves out, or orders them to be, and empties the list. It may be called again if it raises."""
@@ -59,11 +80,7 @@ class TorchMover:
         self.addresses = CacheAddresses([tensor for pair in caches for tensor in pair])
         self.host = host
         self._transfers: list[Transfer] = []
-        self._followers: list[tuple[Tensor, Tensor]] = []
-
-    def follow(self, device: list[tuple[Tensor, Tensor]], host: list[tuple[Tensor, Tensor]]) -> None:
-        for here, there in zip(device, host, strict=True):
-            self._followers += zip(here, there, strict=True)
+        self.followers = Followers()
 
     def carry_out(self, moves: list[Move]) -> None:
         while moves:
@@ -74,7 +91,7 @@ class TorchMover:
                 reference_blocks.copy_blocks(self.addresses, pairs)
             else:
                 self._cross(move.kind, pairs)
-            move_followers(self._followers, move, pairs)
+            self.followers.move(move.kind, pairs)
             size = len(move.pairs) * self.addresses.row_bytes
             self._transfers.append(Transfer(move.kind, move.request, size, time.perf_counter_ns() - started))
             del moves[0]  # one by one: what was done must not be done again after an interruption
@@ -83,7 +100,7 @@ class TorchMover:
         if self.host is None:
             raise RuntimeError("a page was to be swapped, but there is no host tier: this is a bug")
         first, second = pairs.unbind(dim=1)
-        first, second = first.contiguous(), second.contiguous()
+        # Not `gather_blocks`: beside a device other than a CPU it asks for pinned memory, which not all have.
         for pages, offset in zip(self.addresses.pages, self.addresses.offsets, strict=True):
             there = self.host[:, offset : offset + pages.shape[1]]
             if kind is MoveKind.OUT:
@@ -95,7 +112,7 @@ class TorchMover:
         """Moves have ended when `carry_out` returns."""
 
     def close(self) -> None:
-        self.host, self._followers = None, []
+        self.host, self.followers = None, Followers()
         del self.addresses
 
     def take_transfers(self) -> list[Transfer]:
@@ -110,15 +127,6 @@ class TorchMover:
         source, target = self.host.flatten()[:size], torch.empty(size, dtype=torch.uint8, device=page.device)
         best = min(_time(lambda: target.copy_(source)) for _ in range(3))
         return max(1, best * (1 << 20) // size)
-
-
-def move_followers(followers: Sequence[tuple[Tensor, Tensor]], move: Move, pairs: Tensor) -> None:
-    """Moves what is kept per page beside its keys and values."""
-    source, destination = pairs.unbind(dim=1)
-    for device, host in followers:
-        here = device if move.kind is not MoveKind.IN else host
-        there = host if move.kind is MoveKind.OUT else device
-        there[destination] = here[source]
 
 
 def _time(work: Callable[[], object]) -> int:

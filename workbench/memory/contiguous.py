@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -61,6 +61,7 @@ class ContiguousMemory:
         return BuddyAllocator.order_for(-(-self.reserved_slots(prompt_tokens, max_tokens) // self.block_size))
 
     num_host_blocks = 0
+    streamed: Collection[int] = ()
     windows: tuple[int | None, ...] = (None,)
     why_not_share: str | None = (
         "contiguous memory can't share: a region is one run of slots that belongs to one sequence, so two sequences "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from workbench.events.bus import EventBus
 from workbench.events.types import (
@@ -311,6 +311,7 @@ class PagedMemory(PagedBooks):
     # -- without a host tier ---------------------------------------------------------------------------------------
 
     num_host_blocks = 0
+    streamed: Collection[int] = ()
     why_not_share: str | None = None
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -80,6 +80,7 @@ class MemoryManager(Protocol):
         windows: per layer group, its sliding window, or None.
         moves: contents to be copied before the next step's tokens are computed, in order. Who carries them out empties
             the list.
+        streamed: sequences that run although some of their pages are in the host tier.
     """
 
     block_size: int
@@ -87,6 +88,9 @@ class MemoryManager(Protocol):
     num_host_blocks: int
     windows: tuple[int | None, ...]
     moves: list[Move]
+
+    @property
+    def streamed(self) -> Collection[int]: ...
 
     @property
     def why_not_share(self) -> str | None:

@@ -58,6 +58,7 @@ class TieredMemory(PagedMemory):
         self._placement = placement or OldestFirst()
         self._streams = streams
         self._mass: dict[int, list[float]] = {}
+        self.streamed: set[int] = set()
         #: sequences whose pages were ordered back; they can be found by their content when they have arrived
         self._on_their_way: set[int] = set()
 
@@ -122,6 +123,7 @@ class TieredMemory(PagedMemory):
         if needed <= 0 or not chosen or len(chosen) > self._host.num_free:
             return False
         self._move_out(request, [(sequence, group, index) for group, index in chosen], Cause.LARGER_THAN_MEMORY)
+        self.streamed.add(sequence)
         return True
 
     def note_mass(self, sequence: int, mass: list[float]) -> None:
@@ -253,7 +255,14 @@ class TieredMemory(PagedMemory):
     def free(self, sequence: int, cause: Cause) -> int:
         self._mass.pop(sequence, None)
         self._on_their_way.discard(sequence)
+        self.streamed.discard(sequence)
         return super().free(sequence, cause)
+
+    def fork(self, parent: int, child: int, token_ids: Sequence[int], num_tokens: int | None = None) -> int:
+        stored = super().fork(parent, child, token_ids, num_tokens)
+        if stored and parent in self.streamed:
+            self.streamed.add(child)
+        return stored
 
     def _share_host(self, block: int) -> int:
         return self._host.share(block)

@@ -22,7 +22,7 @@ from torch import Tensor
 from paged_kernels.block_copy import copy_blocks
 from paged_kernels.block_transfer import gather_blocks, scatter_blocks
 from paged_kernels.cache_addresses import CacheAddresses
-from workbench.engine.mover import Transfer, move_followers
+from workbench.engine.mover import Followers, Transfer
 from workbench.engine.storage import Storage
 from workbench.memory.block_table import Move, MoveKind
 
@@ -92,18 +92,13 @@ class GpuMover:
         self.addresses = CacheAddresses([tensor for pair in storage.caches for tensor in pair])
         self.host = storage.host
         self._device = self.addresses.device
-        self._followers: list[tuple[Tensor, Tensor]] = []
+        self.followers = Followers()
         self._side = torch.cuda.Stream(self._device)
         self._arrived: torch.cuda.Event | None = None
         self._pending: list[_Pending] = []
         self._ready: list[Transfer] = []
         self._rings: dict[MoveKind, _Ring] = {}
         self._numbers = _Numbers(self._device)
-
-    def follow(self, device: list[tuple[Tensor, Tensor]], host: list[tuple[Tensor, Tensor]]) -> None:
-        """See `TorchMover.follow`."""
-        for here, there in zip(device, host, strict=True):
-            self._followers += zip(here, there, strict=True)
 
     def carry_out(self, moves: list[Move]) -> None:
         """Orders the moves. The current stream may then compute the step."""
@@ -118,9 +113,8 @@ class GpuMover:
                 copy_blocks(self.addresses, self._upload([pair for move in batch for pair in move.pairs]))
             else:
                 self._order(moves[0])
-            if self._followers:
-                for move in batch:
-                    move_followers(self._followers, move, self._upload(move.pairs))
+            for move in batch if self.followers else ():
+                self.followers.move(move.kind, self._upload(move.pairs))
             # One by one: what was ordered must not be ordered again after an interruption.
             del moves[: len(batch)]
 
@@ -233,7 +227,7 @@ class GpuMover:
 
     def close(self) -> None:
         self._side.synchronize()
-        self.host, self._followers, self._pending = None, [], []
+        self.host, self.followers, self._pending = None, Followers(), []
         self._rings.clear()
         del self.addresses
 

@@ -100,7 +100,7 @@ class TritonRunner:
         if needs_reader(config):
             ops = KernelOps(self._state.scales) if is_cuda else TorchOps()
             self._reader = PageReader(config, storage, group_of, ops)
-            self.mover.follow(self._reader.bounds, self._reader.host_bounds)
+            self.mover.followers.add(self._reader.bounds, self._reader.host_bounds)
         # Which pages come next is foreseen for one table per sequence, without a window.
         self._foresees = memory.windows == (None,) and config.attention_pages is None
         self.buffers = GuessingBuffers(
@@ -180,7 +180,7 @@ class TritonRunner:
 
     def _begin_reading(self, plan: StepPlan, staging: Staging, tokens: int) -> bool:
         """Lets the reader look at the step; whether it stands between layers and pages now."""
-        if self._reader is None:
+        if self._reader is None or not (self._reader.selects or plan.samples_mass or self._memory.streamed):
             return False
         tables = [self._memory.block_tables(chunk.sequence.sequence) for chunk in plan.chunks]
         starts = [chunk.sequence.num_computed_tokens for chunk in plan.chunks]
@@ -216,8 +216,8 @@ class TritonRunner:
         self._forget_guess()  # there is one if this is called again after an interruption
         if not self.overlaps or plan.prefills or self.buffers.special or not self._foresees:
             return
-        if any(part.host for chunk in plan.decodes[:1] for part in self._memory.block_tables(chunk.sequence.sequence)):
-            return  # it is larger than the device, and so alone
+        if self._memory.streamed:
+            return  # a graph reads the device's pages only
         chunks: list[Chunk] = []
         stops: set[int] = set()
         for chunk in plan.decodes:

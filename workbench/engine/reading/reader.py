@@ -34,11 +34,14 @@ class PageReader:
     Args:
         group_of: per layer, its layer group.
         ops: the device's functions.
+
+    Attributes:
+        selects: whether decodes read the most promising pages only.
     """
 
     def __init__(self, config: EngineConfig, storage: Storage, group_of: Sequence[int], ops: PageOps) -> None:
         self._pages = Pages(config, storage, ops)
-        self._selects = config.attention_pages is not None
+        self.selects = config.attention_pages is not None
         self._group_of = group_of
         self._streams, self._decodes = StreamReader(self._pages), DecodeReader(self._pages)
         self._slots: list[Tensor] = []
@@ -74,11 +77,11 @@ class PageReader:
             end = start + stop - first
             if any(part.host for part in table):
                 self._streams.add(chunk.sequence.sequence, start, end, stop, table)
-            elif index < len(plan.decodes) and (self._selects or plan.samples_mass):
+            elif index < len(plan.decodes) and (self.selects or plan.samples_mass):
                 looked_at.append(index)
             start = end
         self._decodes.begin(plan, looked_at, tables, spans)
-        return bool(self._streams.streams or looked_at or self._selects)
+        return bool(self._streams.streams or looked_at or self.selects)
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, attend_plainly: Callable[[], Tensor], options: Options
@@ -90,7 +93,7 @@ class PageReader:
             attend_plainly: reads all pages on the device, of all sequences.
         """
         group = self._group_of[layer]
-        if self._selects:
+        if self.selects:
             update_bounds(k, self._slots[group], *self._pages.bounds[layer], self._pages.block_size)
         if self._streams.is_alone(group, q.shape[0]):
             out = q.new_empty(*q.shape[:2], self._pages.caches[layer][1].shape[3])
