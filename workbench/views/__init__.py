@@ -7,10 +7,13 @@ from workbench.views.compare import Comparison, compare_outputs
 from workbench.views.figures import page_map_figure, waste_figure
 from workbench.views.palette import request_color, request_label
 from workbench.views.payload import map_payload, request_rows
+from workbench.views.view import Table, View
 from workbench.views.words import blocked_words, map_words, waste_words
 
 __all__ = [
     "Comparison",
+    "Table",
+    "View",
     "blocked_words",
     "compare_outputs",
     "map_payload",

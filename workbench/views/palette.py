@@ -6,6 +6,8 @@ states apart by hatching.
 
 from __future__ import annotations
 
+from workbench.events.types import Cause
+
 #: Okabe-Ito without grey, which stands for memory that belongs to no request.
 REQUEST_COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 
@@ -14,6 +16,43 @@ LIGHT = {"free": "#F3F4F6", "rounding": "#B9BEC7", "cached": "#D3D7DE", "line": 
 LIGHT["hatch"] = "#4B5563"
 DARK = {"free": "#2A2F3A", "rounding": "#5B6270", "cached": "#454C5A", "line": "#12151C", "text": "#E5E7EB"}
 DARK["hatch"] = "#D1D5DB"
+
+#: From little to much, in equal steps of lightness, the same to colour-blind eyes (after cividis; Nuñez et al., 2018).
+_DARK_HALF = ("#00224E", "#123570", "#3B496C", "#575D6D", "#707173")
+SEQUENTIAL = (*_DARK_HALF, "#8A8678", "#A59C74", "#C3B369", "#E1CC55", "#FEE838")
+
+#: Causes by what they have in common: name, letter, colour, causes.
+CAUSE_FAMILIES: tuple[tuple[str, str, str, tuple[Cause, ...]], ...] = (
+    ("prompt", "P", "#56B4E9", (Cause.ADMISSION, Cause.PREFILL)),
+    ("output", "O", "#009E73", (Cause.DECODE, Cause.DECODE_GROWTH)),
+    ("sharing", "S", "#CC79A7", (Cause.FORK, Cause.COPY_ON_WRITE, Cause.PREFIX_HIT)),
+    (
+        "shortage",
+        "X",
+        "#D55E00",
+        (
+            Cause.PREEMPTION_VICTIM,
+            Cause.PREFIX_EVICTION,
+            Cause.HOST_FULL,
+            Cause.LARGER_THAN_MEMORY,
+            Cause.POOL_EXHAUSTED,
+            Cause.WATERMARK,
+        ),
+    ),
+    ("return", "R", "#E69F00", (Cause.RESUMPTION, Cause.RECOMPUTE)),
+    (
+        "end",
+        "E",
+        "#0072B2",
+        (
+            Cause.REQUEST_FINISHED,
+            Cause.SEQUENCE_FINISHED,
+            Cause.CANCELLED,
+            Cause.BEAM_DROPPED,
+            Cause.OUT_OF_WINDOW,
+        ),
+    ),
+)
 
 #: How much of a request's colour is left where its memory is reserved and still empty.
 RESERVED_TINT = 0.32
