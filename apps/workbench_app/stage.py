@@ -8,11 +8,16 @@ import gradio as gr
 import plotly
 
 from workbench.views.payload import CAUSES
+from workbench.views.scripts import STATIC as VIEWS_STATIC
 from workbench.views.words import CAUSE_WORDS
 
 STATIC = Path(__file__).with_name("static")
 PLOTLY_JS = Path(plotly.__file__).with_name("package_data") / "plotly.min.js"
-SCRIPTS = ("core.js", "page_map.js", "history.js", "side.js", "texts.js", "stage.js")
+#: Those that the page shares with notebooks and saved HTML files come first.
+SCRIPTS = (
+    *(VIEWS_STATIC / name for name in ("core.js", "page_map.js")),
+    *(STATIC / name for name in ("history.js", "side.js", "texts.js", "stage.js")),
+)
 
 #: The quoted event name is how Gradio learns which events this component sends.
 _ON_LOAD = "KVW.mountStage(element, props, watch, (step) => trigger('scrub', { step }));"
@@ -30,8 +35,8 @@ def make_stage() -> gr.HTML:
     charts and text that stay where they are. Plotly and the scripts come from this machine, not from a network.
     (Not a subclass of `gr.HTML`: Gradio writes a ``.pyi`` file beside the module of every subclass.)
     """
-    gr.set_static_paths([STATIC, PLOTLY_JS])
-    scripts = [PLOTLY_JS, *(STATIC / name for name in SCRIPTS)]
+    gr.set_static_paths([STATIC, VIEWS_STATIC, PLOTLY_JS])
+    scripts = [PLOTLY_JS, *SCRIPTS]
     return gr.HTML(
         "",
         html_template=(STATIC / "stage.html").read_text(encoding="utf-8"),
