@@ -95,7 +95,10 @@ def assert_books_match(state: PageMap, books: MemoryTables) -> None:
                 for block in (b for b in blocks if b >= 0) if tier == "device" else host.values():
                     references[block] += 1
         assert references == counts, tier
+    assert state.free_list() == books.free_blocks
     cached = {b for b, page in enumerate(state.pages) if page.is_cached}
     assert cached == set(books.cached_blocks)
+    order = state.eviction_order()
+    assert order is None or order == books.cached_blocks
     allocated = sum(count > 0 for count in books.ref_counts)
     assert len(books.free_blocks) + len(books.cached_blocks) + allocated == len(state.pages)

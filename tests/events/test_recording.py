@@ -540,6 +540,15 @@ def test_everything_that_can_happen_is_read_back() -> None:
     assert frame.loc[frame["type"] == "RunStarted", "group_windows"].item() == [0, 8]
 
 
+def _as_it_was(state: PageMap) -> PageMap:
+    for page in state.pages:
+        page.idle_seq = -1
+    for request in state.requests.values():
+        for output in request.outputs.values():
+            output.ends = []
+    return state
+
+
 @pytest.mark.parametrize("memory", ["paged", "contiguous"])
 def test_a_recording_from_before_sharing_still_opens(memory: str) -> None:
     """Made by the version before: one block table per sequence, one text per request, no new fields."""
@@ -555,7 +564,8 @@ def test_a_recording_from_before_sharing_still_opens(memory: str) -> None:
             assert state.waste() == event.waste
             folded[event.step] = state.copy()
     for step in reversed(range(1, 12)):
-        assert recording.state_at(step) == folded[step], step
+        # What was not in snapshots then is not known behind them: where tokens end, and in which order pages fell free.
+        assert _as_it_was(recording.state_at(step)) == _as_it_was(folded[step]), step
     last = recording.state_at(12)
     assert sum(len(request.token_ids) for request in last.requests.values()) == last.totals.generated_tokens > 0
     assert "".join(r.text for r in last.requests.values()).count(" t") == last.totals.generated_tokens

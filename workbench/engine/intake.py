@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workbench.engine.beams import BeamSearch
 from workbench.engine.config import ConfigError, EngineConfig, check, is_int
-from workbench.engine.prompts import Prompt, encode_prompt
+from workbench.engine.prompts import EncodedPrompt, Prompt, encode_prompt
 from workbench.engine.request import Request
 from workbench.engine.sampling_params import SamplingParams
 from workbench.engine.scheduler import Scheduler
@@ -30,7 +30,7 @@ class Intake:
         self._model, self._config, self._max_model_len = model, config, max_model_len
         self._memory, self._scheduler, self._bus = memory, scheduler, bus
 
-    def encode(self, prompt: Prompt, params: SamplingParams) -> tuple[list[int], str]:
+    def encode(self, prompt: Prompt, params: SamplingParams) -> EncodedPrompt:
         """Token ids and text of a prompt. Checks all that could be wrong with the request.
 
         Raises:
@@ -45,19 +45,20 @@ class Intake:
                 raise SharingError(f"{name}={width}: {why}")
             most = min(self._config.max_num_seqs, self._config.max_num_batched_tokens)
             check(name, width, width <= most, f"at most {most} sequences fit into a step of this engine")
-        token_ids, text = encode_prompt(self._model, prompt, params, self._max_model_len)
+        encoded = encode_prompt(self._model, prompt, params, self._max_model_len)
         if params.beam_width:
             stops, vocab_size = self._stops(params), self._model.geometry.vocab_size
             fits = max(2, 1 + len(stops)) <= vocab_size
             check("stop_token_ids", params.stop_token_ids, fits, f"too many for beams over {vocab_size} tokens")
-            self._new_search(params, self._max_tokens(params, token_ids))  # raises if the settings do not go together
-        return token_ids, text
+            # Raises if the settings do not go together.
+            self._new_search(params, self._max_tokens(params, encoded.token_ids))
+        return encoded
 
     def queue(
-        self, number: int, token_ids: list[int], text: str, params: SamplingParams, step: int
+        self, number: int, prompt: EncodedPrompt, params: SamplingParams, step: int
     ) -> tuple[Request, str | None]:
         """Queues what `encode` has checked, for a step; returns the request, and why it was rejected, if it was."""
-        branching = self._scheduler.branching
+        branching, (token_ids, text, ends) = self._scheduler.branching, prompt
         max_tokens = self._max_tokens(params, token_ids)
         samples = [
             Sequence(
@@ -87,7 +88,9 @@ class Intake:
         if self._bus is not None:
             is_search = request.beams is not None
             self._bus.emit(
-                RequestQueued(number, samples[0].sequence, text, len(token_ids), max_tokens, request.width, is_search)
+                RequestQueued(
+                    number, samples[0].sequence, text, len(token_ids), max_tokens, request.width, is_search, ends
+                )
             )
         return request, self._scheduler.add(request)
 

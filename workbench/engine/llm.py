@@ -16,7 +16,7 @@ from workbench.engine.launched import Launched
 from workbench.engine.outcomes import Outcomes
 from workbench.engine.outputs import RequestOutput, output_of
 from workbench.engine.plan import StepPlan
-from workbench.engine.prompts import Prompt
+from workbench.engine.prompts import EncodedPrompt, Prompt
 from workbench.engine.request import Request
 from workbench.engine.sampling_params import SamplingParams
 from workbench.engine.scheduler import Scheduler
@@ -141,11 +141,11 @@ class LLM:
             SharingError: more than one sequence is asked for, and contiguous memory can't share.
         """
         params = params or SamplingParams()
-        return self._queue(*self._intake.encode(prompt, params), params)
+        return self._queue(self._intake.encode(prompt, params), params)
 
-    def _queue(self, token_ids: list[int], text: str, params: SamplingParams) -> int:
+    def _queue(self, prompt: EncodedPrompt, params: SamplingParams) -> int:
         number = len(self._requests)
-        request, error = self._intake.queue(number, token_ids, text, params, self._step + 1)
+        request, error = self._intake.queue(number, prompt, params, self._step + 1)
         self._requests[number] = request
         if error is not None:
             self._errors[number] = error
@@ -202,7 +202,7 @@ class LLM:
             raise ConfigError(f"params: {len(each)} given for {len(many)} prompts; give one, or one per prompt")
         # All prompts are checked before the first one is queued.
         encoded = [self._intake.encode(prompt, p) for prompt, p in zip(many, each, strict=True)]
-        requests = [self._queue(*prompt, p) for prompt, p in zip(encoded, each, strict=True)]
+        requests = [self._queue(prompt, p) for prompt, p in zip(encoded, each, strict=True)]
         while self.has_unfinished:
             batch = self.step()
             if on_step is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from workbench.engine.config import ConfigError
 from workbench.engine.sampling_params import SamplingParams
@@ -11,9 +13,15 @@ from workbench.models.loading import LoadedModel
 Prompt = str | Sequence[int]
 
 
-def encode_prompt(
-    model: LoadedModel, prompt: Prompt, params: SamplingParams, max_model_len: int
-) -> tuple[list[int], str]:
+class EncodedPrompt(NamedTuple):
+    """``ends``: characters of ``text`` up to the end of each token; empty if the tokenizer does not tell."""
+
+    token_ids: list[int]
+    text: str
+    ends: list[int]
+
+
+def encode_prompt(model: LoadedModel, prompt: Prompt, params: SamplingParams, max_model_len: int) -> EncodedPrompt:
     """Token ids and text of a prompt. Checks all that could be wrong with it.
 
     Raises:
@@ -26,9 +34,10 @@ def encode_prompt(
     if isinstance(prompt, str):
         if tokenizer is None:
             raise ConfigError("prompt: this model has no tokenizer; pass token ids")
-        token_ids, text = list(tokenizer.encode(prompt)), prompt
+        token_ids, ends = _encode(tokenizer, prompt)
+        text = prompt
     else:
-        token_ids = list(prompt)
+        token_ids, ends = list(prompt), []
         text = tokenizer.decode(token_ids) if tokenizer is not None else " ".join(map(str, token_ids))
     if not token_ids:
         raise ConfigError(f"prompt={prompt!r}: must hold at least one token")
@@ -40,4 +49,13 @@ def encode_prompt(
             f"prompt: has {len(token_ids)} tokens; at most {max_model_len - 1} are allowed, so that one can "
             f"be generated within max_model_len={max_model_len}"
         )
-    return token_ids, text
+    return EncodedPrompt(token_ids, text, ends)
+
+
+def _encode(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        return list(tokenizer.encode(text)), []
+    encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
+    # Tokens that stand for no text (a beginning of text) end where the one before them did.
+    ends = itertools.accumulate((end for _, end in encoded["offset_mapping"]), max)
+    return list(encoded["input_ids"]), list(ends)

@@ -100,6 +100,26 @@ class PageMap(msgspec.Struct):
         used = sum(page.ref_count > 0 for page in self.pages)
         return sum(page.ref_count for page in self.pages), used
 
+    def free_list(self) -> list[int] | None:
+        """Free device pages, the next to be handed out first; None if a recording is too old to tell.
+
+        The pool hands them out first in, first out.
+        """
+        unused = [(page, block) for block, page in enumerate(self.pages) if page.ref_count == 0]
+        free = [(page.idle_seq, block) for page, block in unused if not page.hash]
+        if any(seq < 0 and self.pages[block].cause for seq, block in free):
+            return None
+        return [block for _, block in sorted(free)]
+
+    def eviction_order(self) -> list[int] | None:
+        """Cached pages, the next to give way first; None if the policy is none that events are enough to follow."""
+        cached = [(page, block) for block, page in enumerate(self.pages) if page.is_cached]
+        policy = self.run.config.get("eviction") if self.run is not None else None
+        if policy not in ("lru", "lfu") or any(page.idle_seq < 0 for page, _ in cached):
+            return None
+        uses = {block: page.hits if policy == "lfu" else 0 for page, block in cached}
+        return [block for _, _, block in sorted((uses[block], page.idle_seq, block) for page, block in cached)]
+
     def request_of(self, sequence: int) -> int | None:
         """The request that a sequence belongs to, also after it gave its memory back; None if there is none."""
         return self.request_ids.get(sequence)

@@ -115,6 +115,7 @@ def _prefix_hit(state: PageMap, event: ev.PrefixHit) -> None:
     if page.filled != state.block_size or (page.ref_count == 0 and page.hash != event.hash):
         raise ValueError(f"page {event.block} has {page.filled} slots filled and the hash {page.hash!r}")
     _append(state, event, 0, Tier.DEVICE)
+    page.hits += 1
     state.totals.prefix_hit_tokens += page.filled
 
 
@@ -184,7 +185,7 @@ def _freed(state: PageMap, event: ev.BlockFreed) -> None:
     if _page(state, event.block, event.tier).ref_count != 0:
         raise ValueError(f"{event.tier} page {event.block} is still referenced")
     pages = state.pages if event.tier is Tier.DEVICE else state.host_pages
-    pages[event.block] = Page(cause=event.cause, since_step=event.step)
+    pages[event.block] = Page(cause=event.cause, since_step=event.step, idle_seq=event.seq)
 
 
 def _cached(state: PageMap, event: ev.BlockCached) -> None:
@@ -192,7 +193,13 @@ def _cached(state: PageMap, event: ev.BlockCached) -> None:
     if page.ref_count != 0 or page.filled != state.block_size or not event.hash:
         raise ValueError(f"page {event.block} has ref_count {page.ref_count}, {page.filled} slots filled")
     state.pages[event.block] = Page(
-        0, page.filled, cause=event.cause, since_step=event.step, hash=event.hash, logical_index=page.logical_index
+        filled=page.filled,
+        cause=event.cause,
+        since_step=event.step,
+        hash=event.hash,
+        logical_index=page.logical_index,
+        idle_seq=event.seq,
+        hits=page.hits,
     )
 
 
@@ -200,7 +207,7 @@ def _evicted(state: PageMap, event: ev.BlockEvicted) -> None:
     page = _page(state, event.block)
     if page.ref_count != 0 or page.hash != event.hash:
         raise ValueError(f"page {event.block} has ref_count {page.ref_count} and the hash {page.hash!r}")
-    state.pages[event.block] = Page(cause=event.cause, since_step=event.step)
+    state.pages[event.block] = Page(cause=event.cause, since_step=event.step, idle_seq=event.seq)
     state.totals.evictions += 1
 
 
@@ -247,7 +254,7 @@ def _swapped_in(state: PageMap, event: ev.BlocksSwappedIn) -> None:
     for block, _ in event.pairs:
         if state.host_pages[block].ref_count:
             raise ValueError(f"host page {block} is another request's, too")
-        state.host_pages[block] = Page(cause=event.cause, since_step=event.step)
+        state.host_pages[block] = Page(cause=event.cause, since_step=event.step, idle_seq=event.seq)
     state.totals.swapped_in_bytes += event.bytes
 
 

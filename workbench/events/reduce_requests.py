@@ -24,6 +24,7 @@ def _queued(state: PageMap, event: ev.RequestQueued) -> None:
         event.width,
         event.is_beam_search,
         queued_step=event.step,
+        prompt_ends=list(event.prompt_ends),
     )
     request.outputs[event.sequence] = OutputText()
     state.requests[event.request] = request
@@ -78,7 +79,7 @@ def _forked(state: PageMap, event: ev.SequenceForked) -> None:
     if event.child in state.request_ids or event.parent not in request.outputs:
         raise ValueError(f"sequence {event.child} exists, or {event.parent} is not of request {event.request}")
     parent = request.outputs[event.parent]
-    request.outputs[event.child] = OutputText(list(parent.token_ids), parent.text, event.parent)
+    request.outputs[event.child] = OutputText(list(parent.token_ids), parent.text, event.parent, ends=list(parent.ends))
     state.request_ids[event.child] = event.request
 
 
@@ -88,6 +89,8 @@ def _token_generated(state: PageMap, event: ev.TokenGenerated) -> None:
         raise ValueError(f"expected token index {len(output.token_ids)}")
     output.token_ids.append(event.token_id)
     output.text += event.text
+    if len(output.ends) == event.index:  # else it began with the snapshot of an old recording, which has none
+        output.ends.append(len(output.text))
     state.totals.generated_tokens += 1
 
 

@@ -36,6 +36,8 @@ class Page(msgspec.Struct, gc=False, omit_defaults=True):
     since_step: int = 0
     group: int = 0
     hash: str = ""
+    idle_seq: int = -1  #: the event with which its last reference, or its content, went
+    hits: int = 0  #: how often its content was found in the prefix cache
 
     @property
     def is_cached(self) -> bool:
@@ -93,7 +95,10 @@ class SequenceState(msgspec.Struct):
 
 
 class OutputText(msgspec.Struct):
-    """What one sequence of a request has generated. ``parent`` is the sequence that it was forked from, or -1."""
+    """What one sequence of a request has generated. ``parent`` is the sequence that it was forked from, or -1.
+
+    ``ends``: characters of the text that were known after each token.
+    """
 
     token_ids: list[int] = []
     text: str = ""
@@ -101,6 +106,7 @@ class OutputText(msgspec.Struct):
     reason: str = ""
     is_dropped: bool = False  #: a beam that fell behind
     score: float | None = None
+    ends: list[int] = []
 
 
 class RequestState(msgspec.Struct):
@@ -111,6 +117,7 @@ class RequestState(msgspec.Struct):
         width: how many sequences it runs at once.
         outputs: by sequence, what each has generated, those included that were dropped.
         chosen: the results of a beam search, best first, when it has ended.
+        prompt_ends: as in `RequestQueued`.
     """
 
     prompt: str
@@ -128,6 +135,7 @@ class RequestState(msgspec.Struct):
     finished_step: int = -1
     preemptions: int = 0
     tokens_lost: int = 0
+    prompt_ends: list[int] = []
 
     @property
     def text(self) -> str:

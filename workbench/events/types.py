@@ -164,7 +164,8 @@ class StepFinished(Event):
 class RequestQueued(Event):
     """A request arrived. Its first (and so far only) sequence has the id ``sequence``.
 
-    ``width`` sequences will run at once: samples, or beams if ``is_beam_search``.
+    ``width`` sequences will run at once: samples, or beams if ``is_beam_search``. ``prompt_ends``: characters of the
+    prompt up to the end of each of its tokens; empty if that is not known.
     """
 
     request: int
@@ -174,6 +175,7 @@ class RequestQueued(Event):
     max_tokens: int
     width: int = 1
     is_beam_search: bool = False
+    prompt_ends: list[int] = []
 
 
 class RequestAdmitted(Event):
