@@ -8,6 +8,7 @@ import gradio as gr
 import plotly
 
 from workbench.views.payload import CAUSES
+from workbench.views.scripts import MAP_SCRIPTS
 from workbench.views.scripts import STATIC as VIEWS_STATIC
 from workbench.views.words import CAUSE_WORDS
 
@@ -15,7 +16,7 @@ STATIC = Path(__file__).with_name("static")
 PLOTLY_JS = Path(plotly.__file__).with_name("package_data") / "plotly.min.js"
 #: Those that the page shares with notebooks and saved HTML files come first.
 SCRIPTS = (
-    *(VIEWS_STATIC / name for name in ("core.js", "page_map.js")),
+    *(VIEWS_STATIC / name for name in MAP_SCRIPTS),
     *(STATIC / name for name in ("history.js", "side.js", "texts.js", "stage.js")),
 )
 

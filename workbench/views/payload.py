@@ -8,6 +8,7 @@ from workbench.events import PageMap, RequestStatus
 from workbench.events.holdings import Holding, holdings, requests_of_pages
 from workbench.events.state import Page, RequestState
 from workbench.views.grid import grid_columns, is_starved
+from workbench.views.palette import CAUSE_FAMILIES
 from workbench.views.words import CAUSE_WORDS, map_words
 
 #: Causes are sent as positions in this list.
@@ -31,13 +32,37 @@ _STATUS_LETTER = {
 FREE_PAGE, CACHED_PAGE = -1, -2
 
 
-def map_payload(page_map: PageMap) -> dict[str, Any]:
+#: Free and cached pages are numbered in the order in which they go next up to this many.
+MAX_ORDER = 1024
+
+
+def map_constants() -> dict[str, Any]:
+    """What the browser must know once to read payloads: causes in words, and their families.
+
+    ``families`` are ``[name, letter, colour]``; ``family_of`` has one position in it per cause, -1 for none.
+    """
+    family_of = {cause: index for index, family in enumerate(CAUSE_FAMILIES) for cause in family[3]}
+    return {
+        "causes": [CAUSE_WORDS[cause] for cause in CAUSES],
+        "families": [[name, letter, color] for name, letter, color, _ in CAUSE_FAMILIES],
+        "family_of": [family_of.get(cause, -1) for cause in CAUSES],  # type: ignore[call-overload]
+    }
+
+
+def map_payload(page_map: PageMap, orders: bool = False) -> dict[str, Any]:
     """All that the browser needs to draw the page map and to explain any slot of it.
 
     Paged: parallel arrays with one entry per page: ``owner`` is a request, -1 for a free page, and -2 for one that is
     kept for reuse. ``shared`` has a row ``[page, references, requests]`` for each page with several. If there is a host
     tier, ``host`` has the same for its pages. Contiguous: one row ``[request, start, size, requested, filled,
     since_step]`` per region. ``waste`` is in the order of `LiveWaste`.
+
+    Where attention was sampled, ``mass`` has for each page the most, in thousandths, that a sequence's newest token
+    paid to it, and -1 where that is not known. Where a model has several layer groups, ``group`` has each page's.
+
+    Args:
+        orders: add ``free``, the free pages in the order in which they are handed out, and ``evict``, the cached ones
+            in the order in which they go, None where the policy does not say (at most `MAX_ORDER` of each).
     """
     run = page_map.run
     if run is None:
@@ -60,6 +85,11 @@ def map_payload(page_map: PageMap) -> dict[str, Any]:
             count = len(page_map.host_pages)
             payload["host"] = {"blocks": count, "columns": grid_columns(count)}
             payload["host"] |= _page_arrays(page_map, page_map.host_pages, host)
+        _put_masses(page_map, payload)
+        if orders:
+            order = page_map.eviction_order()
+            payload["free"] = page_map.free_list()[:MAX_ORDER]
+            payload["evict"] = None if order is None else order[:MAX_ORDER]
     else:
         payload["regions"] = [
             [s.request, s.region.start, s.region.size, s.region.requested, s.region.filled, s.region.since_step]
@@ -81,7 +111,24 @@ def _page_arrays(page_map: PageMap, pages: list[Page], shared: dict[int, list[in
         "cause": [CAUSES.index(p.cause) for p in pages],
         "since": [p.since_step for p in pages],
         "shared": [[block, pages[block].ref_count, requests] for block, requests in shared.items()],
+        **({"group": [p.group for p in pages]} if page_map.run and len(page_map.run.group_windows) > 1 else {}),
     }
+
+
+def _put_masses(page_map: PageMap, payload: dict[str, Any]) -> None:
+    if not any(sequence.mass for sequence in page_map.sequences.values()):
+        return
+    device, host = [-1] * len(page_map.pages), [-1] * len(page_map.host_pages)
+    for sequence in page_map.sequences.values():
+        for table in sequence.tables:
+            for logical, mass in enumerate(sequence.mass[: len(table.blocks)]):
+                block = table.blocks[logical]
+                where, page = (device, block) if block >= 0 else (host, table.host.get(logical, -1))
+                if page >= 0:
+                    where[page] = max(where[page], round(1000 * mass))
+    payload["mass"] = device
+    if host:
+        payload["host"]["mass"] = host
 
 
 def request_rows(page_map: PageMap, tail: int | None = None) -> list[list[Any]]:

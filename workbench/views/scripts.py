@@ -6,3 +6,6 @@ from pathlib import Path
 
 #: The folder that a server has to serve.
 STATIC = Path(__file__).with_name("static")
+
+#: What a page map needs, in the order in which they must be loaded (after plotly.js).
+MAP_SCRIPTS = ("core.js", "delta.js", "map_modes.js", "map_words.js", "map_overlay.js", "map_input.js", "page_map.js")

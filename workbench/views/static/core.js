@@ -8,6 +8,7 @@ window.KVW = window.KVW || {};
     dark: { free: "#2A2F3A", rounding: "#5B6270", cached: "#454C5A", line: "#12151C", text: "#E5E7EB", hatch: "rgba(229,231,235,.45)", grid: "#374151" },
   };
   const TINT = 0.32;
+  KVW.TINT = TINT;
 
   KVW.count = REQUESTS.length;
   KVW.stats = { mounts: 0, draws: 0, frames: 0, bytes: 0, drawMs: 0, historyDraws: 0, frameMs: 0 };
@@ -38,6 +39,18 @@ window.KVW = window.KVW || {};
   };
   KVW.colorscale = function (colors) {
     return colors.flatMap((color, i) => [[i / colors.length, color], [(i + 1) / colors.length, color]]);
+  };
+
+  /** From little to much, as in palette.py. */
+  KVW.sequential = ["#00224E", "#123570", "#3B496C", "#575D6D", "#707173", "#8A8678", "#A59C74", "#C3B369", "#E1CC55", "#FEE838"];
+  KVW.causes = KVW.causes || [];
+  KVW.families = KVW.families || [];
+  KVW.familyOf = KVW.familyOf || [];
+  /** Takes over what `map_constants` in payload.py gives: causes in words and their families. */
+  KVW.setConstants = function (constants) {
+    KVW.causes = constants.causes;
+    KVW.families = constants.families;
+    KVW.familyOf = constants.family_of;
   };
 
   KVW.number = (value) => value.toLocaleString("en-US");

@@ -1,305 +1,210 @@
-/* One page map: a Plotly heatmap of slots that lives as long as the page, and a canvas above it for what a heatmap
-   can't draw (hatching, edges of pages, letters). Redrawing costs a few milliseconds for thousands of slots. */
+/* One page map: a Plotly heatmap that lives as long as the page, and a canvas above it for what a heatmap can't draw.
+   Slots are drawn one by one where there are few, else pages, else rectangles of pages that open up on zoom. */
 (function (KVW) {
   "use strict";
   const TARGET_HEIGHT = 340;
+  const MOST_HEIGHT = 720;
+  const MOST_SLOTS = 65536; // drawn one by one
+  const MOST_CELLS = 20000;
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
-  const CACHED = -2; // owner of a page that nobody uses, but that is kept for its content
-
-  /** Runs of equal use, in slots: [start, length, "tokens" | "reserved" | "rounding" | "free" | "cached", request]. */
-  function spans(p) {
-    const out = [];
-    if (p.kind === "paged") {
-      for (let i = 0; i < p.blocks; i++) {
-        const start = i * p.block_size;
-        if (p.owner[i] < 0) out.push([start, p.block_size, p.owner[i] === CACHED ? "cached" : "free", -1]);
-        else {
-          if (p.filled[i]) out.push([start, p.filled[i], "tokens", p.owner[i]]);
-          if (p.filled[i] < p.block_size) out.push([start + p.filled[i], p.block_size - p.filled[i], "reserved", p.owner[i]]);
-        }
-      }
-      return out;
-    }
-    let at = 0;
-    const put = (length, use, request) => {
-      if (length > 0) out.push([at, length, use, request]);
-      at += length;
-    };
-    for (const [request, start, size, requested, filled] of p.regions.slice().sort((a, b) => a[1] - b[1])) {
-      put(start - at, "free", -1);
-      put(filled, "tokens", request);
-      put(requested - filled, "reserved", request);
-      put(size - requested, "rounding", request);
-    }
-    put(p.blocks * p.block_size - at, "free", -1);
-    return out;
-  }
-
   class PageMapView {
-    /** `noun`: what a page of this tier is called. */
-    constructor(container, detail, name, noun = "Page") {
-      this.name = name;
-      this.noun = noun;
+    /** `noun`: what a page of this tier is called. `options.onSelect(page)` makes the map one to be worked with: pages
+        are selected by click or key, and a part of it can be zoomed into. */
+    constructor(container, detail, name, noun = "Page", options = {}) {
+      Object.assign(this, { name, noun, detail, container, onSelect: options.onSelect, mode: "request", order: "" });
       this.shared = new Map();
-      this.detail = detail;
       this.highlight = -1;
+      this.marks = { selected: -1, pages: [], changed: [] };
+      this.payload = null;
+      this.window = null;
       this.plot = KVW.make("div", "kvw-plot");
-      this.canvas = KVW.make("canvas", "kvw-overlay");
+      this.overlay = new KVW.MapOverlay(KVW.make("canvas", "kvw-overlay"));
       this.tip = KVW.make("div", "kvw-tip");
       this.tip.hidden = true;
-      container.setAttribute("role", "img");
-      container.append(this.plot, this.canvas, this.tip);
-      this.container = container;
-      this.payload = null;
-      this.wired = false;
+      container.append(this.plot, this.overlay.canvas, this.tip);
       // The width is remembered: asking for it between two changes of text makes the browser lay out the page again.
       this.width = container.clientWidth;
       new ResizeObserver((entries) => {
         this.width = Math.floor(entries[0].contentRect.width);
         if (this.payload) this.draw(this.payload);
       }).observe(container);
+      container.addEventListener("pointermove", (event) => this.hover(event));
       container.addEventListener("pointerleave", () => this.hover(null));
-    }
-
-    /** Draws a payload; the same step of the same run again costs nothing. */
-    draw(p, key) {
-      this.payload = p;
-      const state = [key, this.width, KVW.isDark(), window.devicePixelRatio].join();
-      if (key !== undefined && state === this.drawn) return;
-      this.drawn = state;
-      this.shared = new Map((p.shared || []).map(([block, refs, requests]) => [block, { refs, requests }]));
-      if (p.kind === "none" || !this.width) return;
-      const began = performance.now();
-      const perRow = p.columns * p.block_size;
-      const rows = Math.ceil(p.blocks / p.columns);
-      const width = this.width;
-      const height = rows * clamp(Math.floor(TARGET_HEIGHT / rows), 11, 34);
-      const pieces = spans(p);
-      const z = Array.from({ length: rows }, () => new Array(perRow).fill(null));
-      for (const [start, length, use, request] of pieces) {
-        let code = 2 * KVW.count + { rounding: 0, free: 1, cached: 2 }[use];
-        if (use === "tokens") code = request % KVW.count;
-        else if (use === "reserved") code = KVW.count + (request % KVW.count);
-        for (let slot = start; slot < start + length; slot++) z[Math.floor(slot / perRow)][slot % perRow] = code;
-      }
-      const colors = KVW.codeColors();
-      const axis = { visible: false, fixedrange: true };
-      const trace = {
-        type: "heatmap", z, x0: 0.5, dx: 1, y0: 0.5, dy: 1, zmin: -0.5, zmax: colors.length - 0.5, zsmooth: false,
-        colorscale: KVW.colorscale(colors), showscale: false, hoverinfo: "none",
-      };
-      const layout = {
-        width, height, margin: { l: 0, r: 0, t: 0, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-        xaxis: { ...axis, range: [0, perRow] }, yaxis: { ...axis, range: [rows, 0] }, hovermode: "closest", dragmode: false, uirevision: 1,
-      };
-      Plotly.react(this.plot, [trace], layout, { displayModeBar: false, scrollZoom: false, doubleClick: false });
-      this.wire();
-      this.geometry = { perRow, rows, width, height, pieces };
-      this.overlay();
-      if (this.last) this.hover(this.last);
-      KVW.stats.draws += 1;
-      KVW.stats.drawMs += performance.now() - began;
-    }
-
-    wire() {
-      if (this.wired) return;
-      this.wired = true;
-      const at = (event) => ({ slot: Math.floor(event.points[0].y) * this.geometry.perRow + Math.floor(event.points[0].x), event: event.event });
-      this.plot.on("plotly_hover", (event) => this.hover(at(event)));
-      this.plot.on("plotly_unhover", () => this.hover(null));
-      this.plot.on("plotly_click", (event) => KVW.setText(this.detail, this.describe(at(event).slot).join(" ")));
-    }
-
-    /** What is drawn above the heatmap. Lengths are in pixels; sx and sy turn slots and rows into them. */
-    overlay() {
-      const p = this.payload;
-      const { perRow, rows, width, height, pieces } = this.geometry;
-      const ratio = window.devicePixelRatio || 1;
-      const canvas = this.canvas;
-      if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
-        canvas.width = Math.round(width * ratio);
-        canvas.height = Math.round(height * ratio);
-        canvas.style.width = width + "px";
-        canvas.style.height = height + "px";
-      }
-      const draw = canvas.getContext("2d");
-      draw.setTransform(ratio, 0, 0, ratio, 0, 0);
-      draw.clearRect(0, 0, width, height);
-      const theme = KVW.theme();
-      const [sx, sy] = [width / perRow, height / rows];
-      const each = (start, length, paint) => {
-        for (let at = start; at < start + length; ) {
-          const row = Math.floor(at / perRow);
-          const stop = Math.min(start + length, (row + 1) * perRow);
-          paint((at % perRow) * sx, row * sy, (stop - at) * sx, sy);
-          at = stop;
-        }
-      };
-      this.hatch(draw, pieces, each, theme, p.starved);
-      this.edges(draw, pieces, theme, sx, sy, height);
-      this.letters(draw, pieces, each, sx * p.block_size, sy);
-      if (this.highlight >= 0) {
-        draw.strokeStyle = theme.text;
-        draw.lineWidth = 2;
-        const mark = (start, length) => each(start, length, (x, y, w, h) => draw.strokeRect(x + 1, y + 1, w - 2, h - 2));
-        const uses = (owner, i) => owner === this.highlight || (this.shared.get(i)?.requests || []).includes(this.highlight);
-        if (p.kind === "paged") p.owner.forEach((owner, i) => uses(owner, i) && mark(i * p.block_size, p.block_size));
-        else for (const [request, start, size] of p.regions) if (request === this.highlight) mark(start, size);
-      }
-    }
-
-    hatch(draw, pieces, each, theme, starved) {
-      draw.strokeStyle = theme.hatch;
-      draw.fillStyle = theme.hatch;
-      draw.lineWidth = 1;
-      for (const [start, length, use] of pieces) {
-        if (use === "tokens" || (use === "free" && !starved)) continue;
-        each(start, length, (x, y, w, h) => {
-          draw.save();
-          draw.beginPath();
-          draw.rect(x, y, w, h);
-          draw.clip();
-          draw.beginPath();
-          if (use === "cached") for (let at = 3.5; at < h; at += 5) {
-            draw.moveTo(x, Math.round(y) + at);
-            draw.lineTo(x + w, Math.round(y) + at);
-          }
-          else for (let d = -h + ((((y + h - x) % 7) + 7) % 7) - 7; d < w + h; d += 7) {
-            if (use === "free") draw.rect(x + d, y + h / 2 - 1, 2, 2);
-            else {
-              draw.moveTo(x + d, y + h);
-              draw.lineTo(x + d + h, y);
-              if (use === "rounding") {
-                draw.moveTo(x + d, y);
-                draw.lineTo(x + d + h, y + h);
-              }
-            }
-          }
-          if (use === "free") draw.fill();
-          else draw.stroke();
-          draw.restore();
+      if (this.onSelect) KVW.makeMapInteractive(this);
+      else {
+        container.setAttribute("role", "img");
+        container.addEventListener("click", (event) => {
+          const slot = this.slotAt(event);
+          if (slot !== null) KVW.setText(this.detail, this.describe(slot).join(" "));
         });
       }
     }
 
-    edges(draw, pieces, theme, sx, sy, height) {
-      const p = this.payload;
-      const { perRow, rows, width } = this.geometry;
-      draw.strokeStyle = theme.line;
-      draw.lineWidth = sy < 12 ? 1 : 2;
-      draw.beginPath();
-      const cut = (slot) => {
-        const row = Math.floor(slot / perRow);
-        const x = Math.round((slot % perRow) * sx);
-        draw.moveTo(x, row * sy);
-        draw.lineTo(x, (row + 1) * sy);
+    /** Draws a payload; the same step of the same run again costs nothing. */
+    draw(p, key) {
+      const fresh = !this.payload || this.payload.blocks !== p.blocks || this.payload.columns !== p.columns;
+      this.payload = p;
+      if (p.kind === "none") return;
+      const rows = Math.ceil(p.blocks / p.columns);
+      if (fresh || !this.window) this.window = { c0: 0, c1: p.columns, r0: 0, r1: rows };
+      const w = this.window;
+      const state = [key, this.width, KVW.isDark(), window.devicePixelRatio, this.mode, w.c0, w.c1, w.r0, w.r1].join();
+      if (key !== undefined && state === this.drawn) return this.redraw();
+      this.drawn = state;
+      this.shared = new Map((p.shared || []).map(([block, refs, requests]) => [block, { refs, requests }]));
+      p.refs = (i) => this.shared.get(i)?.refs ?? 1;
+      if (!this.width) return undefined;
+      const began = performance.now();
+      const height = Math.min(MOST_HEIGHT, rows * clamp(Math.floor(TARGET_HEIGHT / rows), 11, 34));
+      const mode = p.kind === "paged" ? KVW.mapModes[this.mode] : KVW.mapModes.request;
+      const visible = (w.c1 - w.c0) * (w.r1 - w.r0);
+      const bySlot = mode === KVW.mapModes.request && visible * p.block_size <= MOST_SLOTS;
+      const tile = bySlot ? 1 : Math.max(1, Math.ceil(Math.sqrt(visible / MOST_CELLS)));
+      const pieces = bySlot || p.kind !== "paged" ? KVW.spans(p) : [];
+      const codes = bySlot ? KVW.slotCodes(p, pieces) : KVW.pageCodes(p, mode, pieces);
+      const colors = mode.colors();
+      const perRow = p.columns * p.block_size;
+      const cellWidth = this.width / (w.c1 - w.c0);
+      this.geometry = {
+        perRow, rows, width: this.width, height, pieces, window: w, blockSize: p.block_size, bySlot, tile, mode, colors, codes,
+        cellWidth, sx: cellWidth / p.block_size, sy: height / (w.r1 - w.r0),
       };
-      for (let row = 0; row <= rows; row++) {
-        draw.moveTo(0, Math.round(row * sy));
-        draw.lineTo(width, Math.round(row * sy));
-      }
-      if (p.kind === "paged") for (let i = 0; i < p.blocks; i++) cut(i * p.block_size);
-      else {
-        for (const [start, length, use] of pieces)
-          if (use === "free") for (let slot = start; slot < start + length; slot += p.block_size) cut(slot);
-        for (const region of p.regions) cut(region[1]);
-      }
-      draw.stroke();
+      this.heatmap();
+      this.redraw();
+      if (this.last) this.hover(this.last);
+      KVW.stats.draws += 1;
+      KVW.stats.drawMs += performance.now() - began;
+      return undefined;
     }
 
-    /** Paged: a letter in every page that is large enough, with the number of sequences that share it, as in A×3.
-        Contiguous: one per row of a region. */
-    letters(draw, pieces, each, cellWidth, cellHeight) {
+    /** The cells in sight, row by row: slots, pages, or rectangles of pages. */
+    cells() {
       const p = this.payload;
-      const size = clamp(Math.min(cellHeight - 3, cellWidth * 0.62), 0, 14);
-      if (size < 7) {
-        // No room for "×3": a frame says that a page is shared.
-        draw.strokeStyle = KVW.theme().text;
-        draw.lineWidth = 1;
-        for (const block of this.shared.keys())
-          draw.strokeRect((block % p.columns) * cellWidth + 1.5, Math.floor(block / p.columns) * cellHeight + 1.5, cellWidth - 4, cellHeight - 4);
-        return;
+      const { bySlot, tile, codes, perRow, window: w, mode } = this.geometry;
+      const z = [];
+      const [left, right, stride, total] = bySlot ? [w.c0 * p.block_size, w.c1 * p.block_size, perRow, codes.length] : [w.c0, w.c1, p.columns, p.blocks];
+      if (tile > 1) {
+        const free = p.kind === "paged" ? mode.code({ owner: [KVW.FREE_PAGE], cause: [-1] }, 0) : KVW.slotCode("free");
+        for (let r = w.r0; r < w.r1; r += tile) {
+          const row = [];
+          for (let c = w.c0; c < w.c1; c += tile)
+            row.push(KVW.tileCode(codes, p, c, Math.min(c + tile, w.c1), r, Math.min(r + tile, w.r1), free));
+          z.push(row);
+        }
+        return z;
       }
-      draw.font = "700 " + size + "px system-ui, sans-serif";
-      draw.textBaseline = "middle";
-      draw.textAlign = "left";
-      const put = (request, x, y, refs = 1) => {
-        let label = KVW.label(request) + (refs > 1 ? "×" + refs : "");
-        if (refs > 1 && draw.measureText(label).width + 6 > cellWidth) label = "×" + refs; // the colour names the request
-        const wide = draw.measureText(label).width + 5;
-        draw.fillStyle = KVW.color(request);
-        draw.fillRect(x + 1, y + (cellHeight - size - 1) / 2, wide, size + 1);
-        draw.fillStyle = KVW.textOn(KVW.color(request));
-        draw.fillText(label, x + 3.5, y + cellHeight / 2 + 0.5);
-      };
-      if (p.kind === "paged") {
-        for (let i = 0; i < p.blocks; i++)
-          if (p.owner[i] >= 0)
-            put(p.owner[i], (i % p.columns) * cellWidth, Math.floor(i / p.columns) * cellHeight, this.shared.get(i)?.refs);
-      } else for (const [request, start, size] of p.regions) each(start, size, (x, y) => put(request, x, y));
+      for (let r = w.r0; r < w.r1; r++) {
+        const row = new Array(right - left).fill(null);
+        for (let c = left; c < right && r * stride + c < total; c++) row[c - left] = codes[r * stride + c];
+        z.push(row);
+      }
+      return z;
     }
 
-    hover(at) {
-      this.last = at;
-      const lines = at && this.payload.kind !== "none" ? this.describe(at.slot) : null;
-      const owner = at ? this.ownerOf(at.slot) : -1;
+    heatmap() {
+      const { window: w, bySlot, tile, colors, blockSize, width, height } = this.geometry;
+      const wide = bySlot ? 1 : blockSize * tile;
+      const axis = { visible: false, fixedrange: true };
+      const trace = {
+        type: "heatmap", z: this.cells(), x0: w.c0 * blockSize + wide / 2, dx: wide, y0: w.r0 + tile / 2, dy: tile,
+        zmin: -0.5, zmax: colors.length - 0.5, zsmooth: false, colorscale: KVW.colorscale(colors), showscale: false, hoverinfo: "skip",
+      };
+      const layout = {
+        width, height, margin: { l: 0, r: 0, t: 0, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+        xaxis: { ...axis, range: [w.c0 * blockSize, w.c1 * blockSize] }, yaxis: { ...axis, range: [w.r1, w.r0] },
+        hovermode: false, dragmode: false, uirevision: 1,
+      };
+      Plotly.react(this.plot, [trace], layout, { displayModeBar: false, scrollZoom: false, doubleClick: false, staticPlot: true });
+    }
+
+    /** Draws all that is above the heatmap again: hatching, letters, marks. */
+    redraw() {
+      const g = this.geometry;
+      if (!g) return;
+      const [p, o] = [this.payload, this.overlay];
+      o.begin(g);
+      const roomy = Math.min(g.cellWidth, g.sy) >= 5;
+      if (roomy || p.kind !== "paged") o.hatch(g.pieces, p.starved);
+      o.edges(p, g.pieces);
+      const isRequest = g.mode === KVW.mapModes.request;
+      if (roomy && isRequest) o.letters(p, this.shared);
+      else if (roomy) o.texts(p, g.mode, g.colors, g.codes);
+      if (this.order && p[this.order]) o.order(p, p[this.order]);
+      this.drawMarks(p, o);
+    }
+
+    drawMarks(p, o) {
+      if (this.highlight >= 0) {
+        o.draw.strokeStyle = KVW.theme().text;
+        o.draw.lineWidth = 2;
+        if (p.kind !== "paged") {
+          for (const [request, start, size] of p.regions)
+            if (request === this.highlight) o.each(start, size, (x, y, w, h) => o.draw.strokeRect(x + 1, y + 1, w - 2, h - 2));
+        } else
+          o.pages(p, (i) => {
+            const used = p.owner[i] === this.highlight || (this.shared.get(i)?.requests || []).includes(this.highlight);
+            if (used) o.mark(p, i, 1);
+          });
+      }
+      o.corners(p, this.marks.changed);
+      o.frame(p, this.marks.pages, KVW.theme().text, 2);
+      if (this.cursor >= 0) o.frame(p, [this.cursor], "#56B4E9", 3);
+      if (this.marks.selected >= 0) o.frame(p, [this.marks.selected], "#D55E00", 4);
+    }
+
+    /** Marks pages: the selected one, those that belong to what is selected, those that changed in this step. */
+    mark(marks) {
+      Object.assign(this.marks, marks);
+      this.redraw();
+    }
+
+    setMode(mode) {
+      this.mode = mode;
+      if (this.payload) this.draw(this.payload);
+    }
+
+    /** The slot under a pointer, or null. */
+    slotAt(event) {
+      const g = this.geometry;
+      if (!g) return null;
+      const box = this.plot.getBoundingClientRect();
+      const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+      if (x < 0 || y < 0 || x >= g.width || y >= g.height) return null;
+      return (g.window.r0 + Math.floor(y / g.sy)) * g.perRow + g.window.c0 * g.blockSize + Math.floor(x / g.sx);
+    }
+
+    hover(event) {
+      this.last = event;
+      const slot = event && this.payload && this.payload.kind !== "none" ? this.slotAt(event) : null;
+      const owner = slot === null ? -1 : KVW.ownerOf(this.payload, slot);
       if (owner !== this.highlight) {
         this.highlight = owner;
-        if (this.geometry) this.overlay();
+        this.redraw();
       }
-      this.tip.hidden = !lines;
-      if (!lines) return;
-      const text = lines.join("\n");
-      KVW.setText(this.tip, text);
+      this.tip.hidden = slot === null;
+      if (slot === null) return;
+      KVW.setText(this.tip, this.describe(slot).join("\n"));
       const box = this.container.getBoundingClientRect();
-      const x = clamp(at.event.clientX - box.left + 14, 0, Math.max(0, box.width - this.tip.offsetWidth));
-      const y = at.event.clientY - box.top;
+      const x = clamp(event.clientX - box.left + 14, 0, Math.max(0, box.width - this.tip.offsetWidth));
+      const y = event.clientY - box.top;
       const below = y + 18 + this.tip.offsetHeight <= box.height + 60;
       this.tip.style.transform = "translate(" + x + "px," + (below ? y + 18 : y - this.tip.offsetHeight - 8) + "px)";
     }
 
-    region(slot) {
-      return this.payload.regions.find((r) => slot >= r[1] && slot < r[1] + r[2]);
-    }
-
-    ownerOf(slot) {
-      const p = this.payload;
-      if (p.kind === "paged") return p.owner[Math.floor(slot / p.block_size)] ?? -1;
-      const region = p.kind === "contiguous" ? this.region(slot) : null;
-      return region ? region[0] : -1;
-    }
-
-    /** Hover text, made here from the small arrays. */
+    /** Text about a slot, or about all pages that are drawn as one cell with it. */
     describe(slot) {
+      const g = this.geometry;
       const p = this.payload;
-      const block = Math.floor(slot / p.block_size);
-      if (block >= p.blocks) return ["Outside the pool."];
-      if (p.kind === "paged") {
-        const since = p.since[block] > 0 ? " since step " + p.since[block] : "";
-        const why = KVW.causes[p.cause[block]];
-        const name = this.noun + " " + block;
-        if (p.owner[block] === CACHED) return [name + ": nobody uses it" + since + ", kept for reuse (cached).", "Why nobody: " + why + "."];
-        if (p.owner[block] < 0) return [name + ": free" + since + ".", since ? "Why: " + why + "." : "Never used."];
-        const first = p.logical[block] * p.block_size;
-        const shared = this.shared.get(block);
-        const others = shared && shared.requests.length > 1 ? " of requests " + shared.requests.map(KVW.label).join(", ") : "";
-        return [
-          name + ": request " + KVW.label(p.owner[block]) + ", its page " + p.logical[block] + " (tokens " + first + " to " + (first + p.block_size - 1) + ").",
-          "Filled " + p.filled[block] + "/" + p.block_size + ".",
-          shared ? "Shared by " + shared.refs + " sequences" + others + "." : "",
-          "Held" + since + ": " + why + ".",
-        ].filter(Boolean);
-      }
-      const region = this.region(slot);
-      if (!region) return ["Slot " + slot + ": free.", p.starved ? "No free piece is large enough for the request at the head of the queue." : ""];
-      const [request, start, size, requested, filled, since] = region;
-      return [
-        "Slots " + start + " to " + (start + size - 1) + ": one region of request " + KVW.label(request) + ".",
-        "Filled " + filled + "/" + requested + "; " + KVW.plural(requested - filled, "slot") + " reserved and empty.",
-        size > requested ? KVW.plural(size - requested, "slot") + " lost to rounding up." : "",
-        "Held since step " + since + ": the request was let in.",
-      ].filter(Boolean);
+      if (g.tile === 1 || p.kind !== "paged") return KVW.describeSlot(p, slot, this.noun, this.shared);
+      const page = Math.floor(slot / p.block_size);
+      const snap = (value, low, high) => {
+        const from = low + Math.floor((value - low) / g.tile) * g.tile;
+        return [from, Math.min(from + g.tile, high)];
+      };
+      const [c0, c1] = snap(page % p.columns, g.window.c0, g.window.c1);
+      const [r0, r1] = snap(Math.floor(page / p.columns), g.window.r0, g.window.r1);
+      return KVW.describeTile(p, this.noun, c0, c1, r0, r1);
     }
   }
   KVW.PageMapView = PageMapView;
