@@ -10,44 +10,32 @@ import threading
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
+from workbench.events.keyframes import Archive, complete, copy_sharing, own_request
 from workbench.events.page_map import PageMap, decode_page_map
+from workbench.events.state_cache import StateCache
 from workbench.events.types import AnyEvent, EventBatch
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Rough bytes of an event, and of the parts of a snapshot: only their ratio matters (see `KeyframeClock`).
-_EVENT, _PAGE, _REQUEST, _TOKEN = 100, 80, 300, 8
 
+@dataclass(frozen=True)
+class _Plan:
+    """What it takes to build a state: another one or a keyframe, and the batches after it."""
 
-class KeyframeClock:
-    """Says when the next keyframe is due: every so many steps, but not before the events weigh half a keyframe.
-
-    The second condition keeps a long run's recording linear in its length: a snapshot holds all requests so far, so
-    keyframes at fixed distances would grow with the square. It counts things, not bytes: bytes depend on times, and the
-    same seed must place the same keyframes.
-    """
-
-    def __init__(self, keyframe_every: int, snapshot: PageMap) -> None:
-        if type(keyframe_every) is not int or keyframe_every < 1:
-            raise ValueError(f"keyframe_every={keyframe_every!r}: must be an integer of at least 1")
-        self._every = keyframe_every
-        self.restart(snapshot)
-
-    def restart(self, snapshot: PageMap) -> None:
-        """Counts from here: ``snapshot`` is being kept."""
-        self._step = snapshot.step
-        self._events = 0
-        tokens = snapshot.totals.generated_tokens
-        weight = _PAGE * len(snapshot.pages) + _REQUEST * len(snapshot.requests) + _TOKEN * tokens
-        self._enough = weight / 2 / _EVENT
-
-    def is_due(self, batch: EventBatch) -> bool:
-        """Whether the state after ``batch`` should be kept. Call it once per batch."""
-        self._events += len(batch.events)
-        return batch.step - self._step >= self._every and self._events >= self._enough
+    start: int
+    stop: int
+    state: PageMap | None
+    is_own: bool
+    keyframe: int
+    data: bytes
+    archives: list[Archive] | None
+    batches: list[EventBatch]
+    marks: range
+    generation: int
 
 
 class History(ABC):
@@ -61,12 +49,16 @@ class History(ABC):
         self._lock = threading.RLock()
         self._batch_steps: list[int] = []  # per batch, its step
         self._keyframes: list[int] = []  # per keyframe, how many batches lie before it; the first is the snapshot
-        self._cache: tuple[int, PageMap] | None = None  # batches before it, state
+        self._states = StateCache()
         self._generation = 0  # goes up when positions shift
 
     @abstractmethod
     def _read_keyframe(self, index: int) -> bytes:
         """An encoded keyframe. Called under the lock."""
+
+    @abstractmethod
+    def _archives(self, index: int) -> list[Archive] | None:
+        """What a lean keyframe leaves out, oldest first; None: it is not lean. Called under the lock."""
 
     @abstractmethod
     def _read_batches(self, start: int, stop: int) -> list[EventBatch]:
@@ -77,10 +69,20 @@ class History(ABC):
     def first_step(self) -> int:
         """The step of the snapshot with which this history begins."""
 
-    def _decode_keyframe(self, data: bytes, index: int) -> PageMap:
-        return decode_page_map(data)
+    def _iterate(self, start: int, stop: int) -> Iterator[EventBatch]:
+        """Batches by position, one at a time. Called under the lock, and iterated without it."""
+        for position in range(start, stop):
+            with self._lock:
+                batches = self._read_batches(position, position + 1)
+            yield from batches
+
+    def _decode_keyframe(self, data: bytes, archives: list[Archive] | None, index: int) -> PageMap:
+        state = decode_page_map(data)
+        return state if archives is None else complete(state, archives)
 
     def _apply(self, state: PageMap, event: AnyEvent) -> None:
+        """Takes an event into account. Ended requests are shared between states and stay as they are."""
+        own_request(state, event)
         state.apply(event)
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -101,8 +103,8 @@ class History(ABC):
     def initial(self) -> PageMap:
         """The snapshot that the first batch builds on."""
         with self._lock:
-            data = self._read_keyframe(0)
-        return self._decode_keyframe(data, 0)
+            data, archives = self._read_keyframe(0), self._archives(0)
+        return self._decode_keyframe(data, archives, 0)
 
     def _check_step(self, step: int) -> int:
         try:
@@ -116,26 +118,64 @@ class History(ABC):
     def state_at(self, step: int) -> PageMap:
         """The state after a step, as a copy of your own. At ``first_step`` this is the snapshot.
 
+        Requests that have ended never change again: all states of a history share them. Leave those as they are;
+        everything else in the state can be changed at will.
+
         Raises:
             IndexError: the step is not between ``first_step`` and ``last_step``.
         """
         with self._lock:
-            stop = bisect_right(self._batch_steps, self._check_step(step))
-            keyframe = bisect_right(self._keyframes, stop) - 1
-            start, cache, generation = self._keyframes[keyframe], self._cache, self._generation
-            if cache is not None and start <= cache[0] <= stop:  # stepping forward costs one step, not up to 64
-                start, data = cache[0], None
-            else:
-                cache, data = None, self._read_keyframe(keyframe)
-            batches = self._read_batches(start, stop)
-        state = cache[1].copy() if cache is not None else self._decode_keyframe(data or b"", keyframe)
-        for batch in batches:
+            plan = self._plan(bisect_right(self._batch_steps, self._check_step(step)))
+        return self._build(plan)
+
+    def window(self, first: int | None = None, last: int | None = None) -> tuple[PageMap, Iterator[EventBatch]]:
+        """The state after step ``first`` (None: the snapshot) and the batches after it, up to those of step ``last``.
+
+        A growing history yields those that are there now.
+
+        Raises:
+            IndexError: a step is not in this history.
+            ValueError: ``last`` comes before ``first``.
+        """
+        with self._lock:
+            first = self._check_step(self.first_step if first is None else first)
+            last = self._check_step(self.last_step if last is None else last)
+            if last < first:
+                raise ValueError(f"last={last}: must not be before first={first}")
+            start = 0 if first == self.first_step else bisect_right(self._batch_steps, first)
+            plan, batches = self._plan(start), self._iterate(start, bisect_right(self._batch_steps, last))
+        return self._build(plan), batches
+
+    def _plan(self, stop: int) -> _Plan:
+        """How to build the state after so many batches. Called under the lock."""
+        keyframe = bisect_right(self._keyframes, stop) - 1
+        start = self._keyframes[keyframe]
+        marks = self._states.wanted_marks(start, stop)
+        state, is_own, data, archives = None, True, b"", None
+        known = self._states.take(start, stop)
+        if known is not None:
+            start, state, is_own = known
+        else:
+            data, archives = self._read_keyframe(keyframe), self._archives(keyframe)
+        batches = self._read_batches(start, stop)
+        return _Plan(start, stop, state, is_own, keyframe, data, archives, batches, marks, self._generation)
+
+    def _build(self, plan: _Plan) -> PageMap:
+        state = plan.state
+        if state is None:
+            state = self._decode_keyframe(plan.data, plan.archives, plan.keyframe)
+        elif not plan.is_own and plan.batches:
+            state = copy_sharing(state)
+        marks: dict[int, PageMap] = {}
+        for position, batch in enumerate(plan.batches, plan.start + 1):
             for event in batch.events:
                 self._apply(state, event)
+            if position in plan.marks:
+                marks[position] = copy_sharing(state)
         with self._lock:
-            if generation == self._generation:
-                self._cache = (stop, state)
-        return state.copy()
+            if plan.generation == self._generation:
+                self._states.put(plan.stop, state, marks)
+        return copy_sharing(state)
 
     @overload
     def events(self, step: int) -> list[AnyEvent]: ...
@@ -156,25 +196,27 @@ class History(ABC):
             start, stop = bisect_left(self._batch_steps, step), bisect_right(self._batch_steps, step)
             return [event for batch in self._read_batches(start, stop) for event in batch.events]
 
-    def batches(self) -> Iterator[EventBatch]:
-        """All batches, oldest first. A growing history yields those that were there when the iteration began."""
+    def batches(self, first: int | None = None, last: int | None = None) -> Iterator[EventBatch]:
+        """Batches, oldest first: all, or those of steps ``first`` to ``last``, both included.
+
+        A growing history yields those that are there now.
+
+        Raises:
+            IndexError: a step is not in this history.
+        """
         with self._lock:
-            count = len(self._batch_steps)
-        for position in range(count):
-            with self._lock:
-                batches = self._read_batches(position, position + 1)
-            yield from batches
+            start = 0 if first is None else bisect_left(self._batch_steps, self._check_step(first))
+            steps = self._batch_steps
+            stop = len(steps) if last is None else bisect_right(steps, self._check_step(last))
+            return self._iterate(start, stop)
 
     def walk(self) -> Iterator[tuple[AnyEvent, PageMap]]:
         """Every event with the state after it. The state is one object that goes along: copy it to keep it."""
-        state, batches = self._start()
+        state, batches = self.window()
         for batch in batches:
             for event in batch.events:
                 self._apply(state, event)
                 yield event, state
-
-    def _start(self) -> tuple[PageMap, Iterator[EventBatch]]:
-        return self.initial, self.batches()
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per event: ``type``, ``seq``, ``step``, ``t_ns`` and the fields of all types of event that occur.

@@ -8,8 +8,10 @@ All numbers are little-endian. The checksum covers kind, step, length and payloa
 
     H   header: schema version, library versions (no date, no host: the same seed gives the same file but for times)
     K   keyframe: the `PageMap` after all batches before it; the first is the snapshot with which the recording begins
+    A   archive, directly before a keyframe: the requests that ended since the keyframe before it. That keyframe is
+        lean: requests that have ended are in the archives up to it and in the last keyframe that has none
     B   batch: the events of one flush of the bus (an `EventBatch`)
-    I   index: kinds, steps and lengths of all K and B frames
+    I   index: kinds, steps and lengths of all K, A and B frames
 
 Payloads are msgpack maps with typed decoding; nothing in a file can name code. A file without its end (the writer died)
 is read by scanning its frames up to the first that is not whole.
@@ -35,8 +37,9 @@ _START = struct.Struct("<8sI")
 _FRAME = struct.Struct("<BIII")
 _TRAILER = struct.Struct("<Q8s")
 
-HEADER, KEYFRAME, BATCH, INDEX = b"HKBI"
-_NAMES = {HEADER: "header", KEYFRAME: "keyframe", BATCH: "batch", INDEX: "index"}
+HEADER, KEYFRAME, ARCHIVE, BATCH, INDEX = b"HKABI"
+_CONTENT = (KEYFRAME, ARCHIVE, BATCH)
+_NAMES = {HEADER: "header", KEYFRAME: "keyframe", ARCHIVE: "archive", BATCH: "batch", INDEX: "index"}
 
 
 class RecordingError(ValueError):
@@ -105,7 +108,7 @@ class TraceWriter:
         if len(payload) > MAX_FRAME_BYTES:
             raise RecordingError(f"a {_NAMES[kind]} of {len(payload)} bytes: at most {MAX_FRAME_BYTES} are allowed")
         self._write(_FRAME.pack(kind, step, len(payload), _checksum(kind, step, payload)) + payload)
-        if kind in (KEYFRAME, BATCH):
+        if kind in _CONTENT:
             self._kinds.append(kind)
             self._index.steps.append(step)
             self._index.lengths.append(len(payload))
@@ -124,7 +127,7 @@ class TraceReader:
 
     Attributes:
         header: what wrote it.
-        frames: the keyframes and batches that can be read, in order; the first one is a keyframe.
+        frames: the keyframes, archives and batches that can be read, in order; the first one is a keyframe.
         is_complete: whether the file has its index, so that nothing is missing.
         damage: what is wrong with it, in words; empty if it is complete.
 
@@ -209,7 +212,7 @@ class TraceReader:
         if not len(index.kinds) == len(index.steps) == len(index.lengths):
             return None
         for kind, step, length in zip(index.kinds, index.steps, index.lengths, strict=True):
-            if kind not in (KEYFRAME, BATCH) or not 0 <= length <= MAX_FRAME_BYTES:
+            if kind not in _CONTENT or not 0 <= length <= MAX_FRAME_BYTES:
                 return None
             frames.append(Frame(len(frames) + 1, kind, step, position, length))
             position = frames[-1].end
@@ -224,7 +227,7 @@ class TraceReader:
                 self.damage = f"the file ends after frame {len(frames)} (byte {offset}), without its index"
                 return frames
             frame = self._frame_at(len(frames) + 1, offset)
-            if not isinstance(frame, str) and frame.kind in (KEYFRAME, BATCH):
+            if not isinstance(frame, str) and frame.kind in _CONTENT:
                 try:
                     self.read(frame)
                 except RecordingError as error:
@@ -232,7 +235,7 @@ class TraceReader:
             if isinstance(frame, str):
                 self.damage = frame
                 return frames
-            if frame.kind not in (KEYFRAME, BATCH):
+            if frame.kind not in _CONTENT:
                 self.damage = f"the index at byte {frame.offset} is damaged; all frames before it are whole"
                 return frames
             frames.append(frame)
@@ -245,7 +248,7 @@ class TraceReader:
             raise RecordingError(f"{self._name}: {self.frames[0]}: expected the first snapshot")
         step = self.frames[0].step
         for frame in self.frames:
-            if frame.step < step or (frame.kind == KEYFRAME and frame.step != step):
+            if frame.step < step or (frame.kind != BATCH and frame.step != step):
                 raise RecordingError(f"{self._name}: {frame} follows step {step}")
             step = frame.step
 

@@ -14,8 +14,18 @@ from typing import BinaryIO, cast
 import msgspec
 
 from workbench.events.bus import EventBus, Subscription
-from workbench.events.history import History, KeyframeClock
-from workbench.events.kvtrace import BATCH, KEYFRAME, Frame, Header, RecordingError, TraceReader, TraceWriter
+from workbench.events.history import History
+from workbench.events.keyframes import (
+    Archive,
+    EndedSince,
+    KeyframeClock,
+    complete,
+    decode_archive,
+    encode_archive,
+    encode_lean,
+    ended_requests,
+)
+from workbench.events.kvtrace import ARCHIVE, BATCH, KEYFRAME, Frame, Header, RecordingError, TraceReader, TraceWriter
 from workbench.events.page_map import PageMap, encode_page_map
 from workbench.events.snapshots import check_snapshot, decode_snapshot
 from workbench.events.types import SCHEMA_VERSION, AnyEvent, EventBatch
@@ -68,6 +78,7 @@ class Recorder:
         self._writer: TraceWriter | None = None
         self._subscription: Subscription | None = None
         self._clock: KeyframeClock
+        self._ended_since = EndedSince()
         self._closed = False
         self.error: BaseException | None = None
         self.last_step = 0
@@ -116,11 +127,14 @@ class Recorder:
             try:
                 self._writer.frame(BATCH, batch.step, self._encoder.encode(batch))
                 self.last_step = batch.step
+                self._ended_since.note(batch)
                 due = self._clock.is_due(batch)
                 state = self._bus.page_map if due else None
                 # When this is closed from another thread, the engine may be a step further on.
                 if state is not None and state.step == batch.step:
-                    self._writer.frame(KEYFRAME, batch.step, encode_page_map(state))
+                    ended = self._ended_since.take(state)
+                    self._writer.frame(ARCHIVE, batch.step, encode_archive(ended))
+                    self._writer.frame(KEYFRAME, batch.step, encode_lean(state))
                     self._clock.restart(state)
             except BaseException as error:  # also an interrupt: the file may end in half a frame now
                 self.error = error
@@ -190,12 +204,21 @@ class Recording(History):
         self._decoder = msgspec.msgpack.Decoder(EventBatch)
         self._batch_frames: list[Frame] = []
         self._keyframe_frames: list[Frame] = []
+        self._archive_frames: list[Frame | None] = []  # per keyframe; None: it is not lean
+        self._ended: list[Archive] = []  # per keyframe, as far as they were needed
+        self._last_full: list[int] = []  # per keyframe, the last one up to it that is not lean
+        before: Frame | None = None
         for frame in reader.frames:
             if frame.kind == KEYFRAME:
+                archive = before if before is not None and before.kind == ARCHIVE else None
+                number = len(self._keyframe_frames)
+                self._last_full.append(number if archive is None else self._last_full[-1])
                 self._keyframe_frames.append(frame)
+                self._archive_frames.append(archive)
                 self._keyframes.append(len(self._batch_frames))
-            else:
+            elif frame.kind == BATCH:
                 self._batch_frames.append(frame)
+            before = frame
         self._batch_steps = [frame.step for frame in self._batch_frames]
 
     @classmethod
@@ -225,10 +248,49 @@ class Recording(History):
     def _read_keyframe(self, index: int) -> bytes:
         return self._reader.read(self._keyframe_frames[index])
 
-    def _decode_keyframe(self, data: bytes, index: int) -> PageMap:
+    def _archives(self, index: int) -> list[Archive] | None:
+        if self._archive_frames[index] is None:
+            return None
+        while len(self._ended) <= index:
+            self._ended.append(self._ended_before(len(self._ended)))
+        return self._ended[self._last_full[index] : index + 1]
+
+    def _ended_before(self, index: int) -> Archive:
+        """What ended between the keyframe before and this one; of one that is not lean: all that it has."""
+        frame = self._archive_frames[index]
+        if frame is None:
+            return ended_requests(self._decode_keyframe(self._read_keyframe(index), None, index))
+        try:
+            return self._decode_archive(frame)
+        except RecordingError as error:
+            try:  # the archive says nothing that the batches do not
+                return self._fold_archive(index)
+            except RecordingError:
+                raise error from None
+
+    def _decode_archive(self, frame: Frame) -> Archive:
+        data = self._reader.read(frame)
+        try:
+            return decode_archive(data)
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+            raise self._reader.error(frame, error) from error
+
+    def _fold_archive(self, index: int) -> Archive:
+        data, archives = self._read_keyframe(index - 1), self._archives(index - 1)
+        state = self._decode_keyframe(data, archives, index - 1)
+        ended = EndedSince()
+        for batch in self._read_batches(self._keyframes[index - 1], self._keyframes[index]):
+            ended.note(batch)
+            for event in batch.events:
+                self._apply(state, event)
+        return ended.take(state)
+
+    def _decode_keyframe(self, data: bytes, archives: list[Archive] | None, index: int) -> PageMap:
         frame = self._keyframe_frames[index]
         try:
             state = decode_snapshot(data)
+            if archives is not None:
+                complete(state, archives)
             check_snapshot(state, frame.step)
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
             raise self._reader.error(frame, error) from error
@@ -249,7 +311,7 @@ class Recording(History):
 
     def _apply(self, state: PageMap, event: AnyEvent) -> None:
         try:
-            state.apply(event)
+            super()._apply(state, event)
         except ValueError as error:
             raise RecordingError(f"step {event.step}: the recorded events contradict each other: {error}") from error
 

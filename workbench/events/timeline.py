@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from workbench.events.bus import EventBus
-from workbench.events.history import History, KeyframeClock
-from workbench.events.page_map import PageMap, encode_page_map
+from workbench.events.history import History
+from workbench.events.keyframes import (
+    Archive,
+    EndedSince,
+    KeyframeClock,
+    decode_archive,
+    encode_archive,
+    encode_lean,
+    ended_requests,
+)
+from workbench.events.page_map import PageMap
 from workbench.events.types import EventBatch
 
 
@@ -29,17 +38,20 @@ class Timeline(History):
         self._max_steps = max_steps
         self._every = keyframe_every
         self._batches: list[EventBatch] = []
-        self._encoded: list[tuple[int, bytes]] = []  # per keyframe, its step and the state
+        self._encoded: list[tuple[int, bytes]] = []  # per keyframe, its step and the lean state
+        self._ended: list[Archive] = []  # per keyframe, what ended before it and after the one before
+        self._ended_since = EndedSince()
         self._clock = KeyframeClock(keyframe_every, PageMap())
         self._subscription = bus.subscribe(self._on_batch, self._begin)
 
     def _begin(self, snapshot: PageMap) -> None:
         self._clock = KeyframeClock(self._every, snapshot)
-        self._keep(snapshot)
+        self._keep(snapshot, ended_requests(snapshot))
 
-    def _keep(self, state: PageMap) -> None:
+    def _keep(self, state: PageMap, ended: Archive) -> None:
         self._keyframes.append(len(self._batches))
-        self._encoded.append((state.step, encode_page_map(state)))
+        self._encoded.append((state.step, encode_lean(state)))
+        self._ended.append(decode_archive(encode_archive(ended)))  # the bus goes on with the originals
 
     def _on_batch(self, batch: EventBatch) -> None:
         if not batch.events:
@@ -47,9 +59,10 @@ class Timeline(History):
         with self._lock:
             self._batches.append(batch)
             self._batch_steps.append(batch.step)
+            self._ended_since.note(batch)
             if self._clock.is_due(batch):
                 state = self._bus.page_map
-                self._keep(state)
+                self._keep(state, self._ended_since.take(state))
                 self._clock.restart(state)
             if self._max_steps is not None:
                 self._forget(self._max_steps)
@@ -59,16 +72,12 @@ class Timeline(History):
             gone = self._keyframes[1]
             del self._batches[:gone], self._batch_steps[:gone], self._encoded[0], self._keyframes[0]
             self._keyframes = [position - gone for position in self._keyframes]
-            self._cache = None
+            self._ended[:2] = [self._ended[0] | self._ended[1]]
+            self._states.clear()
             self._generation += 1
 
-    def _start(self) -> tuple[PageMap, Iterator[EventBatch]]:
-        with self._lock:
-            return self.initial, self.batches()
-
-    def batches(self) -> Iterator[EventBatch]:
-        with self._lock:
-            return iter(list(self._batches))
+    def _iterate(self, start: int, stop: int) -> Iterator[EventBatch]:
+        return iter(self._batches[start:stop])  # positions may shift while somebody iterates
 
     @property
     def first_step(self) -> int:
@@ -77,6 +86,9 @@ class Timeline(History):
 
     def _read_keyframe(self, index: int) -> bytes:
         return self._encoded[index][1]
+
+    def _archives(self, index: int) -> list[Archive] | None:
+        return self._ended[: index + 1]
 
     def _read_batches(self, start: int, stop: int) -> list[EventBatch]:
         return self._batches[start:stop]
