@@ -62,7 +62,7 @@ def map_payload(page_map: PageMap, orders: bool = False) -> dict[str, Any]:
 
     Args:
         orders: add ``free``, the free pages in the order in which they are handed out, and ``evict``, the cached ones
-            in the order in which they go, None where the policy does not say (at most `MAX_ORDER` of each).
+            in the order in which they go; None where that is not known (at most `MAX_ORDER` of each).
     """
     run = page_map.run
     if run is None:
@@ -87,9 +87,8 @@ def map_payload(page_map: PageMap, orders: bool = False) -> dict[str, Any]:
             payload["host"] |= _page_arrays(page_map, page_map.host_pages, host)
         _put_masses(page_map, payload)
         if orders:
-            order = page_map.eviction_order()
-            payload["free"] = page_map.free_list()[:MAX_ORDER]
-            payload["evict"] = None if order is None else order[:MAX_ORDER]
+            for name, order in (("free", page_map.free_list()), ("evict", page_map.eviction_order())):
+                payload[name] = None if order is None else order[:MAX_ORDER]
     else:
         payload["regions"] = [
             [s.request, s.region.start, s.region.size, s.region.requested, s.region.filled, s.region.since_step]
