@@ -7,11 +7,14 @@ from workbench.views.compare import Comparison, compare_outputs
 from workbench.views.figures import page_map_figure, waste_figure
 from workbench.views.palette import request_color, request_label
 from workbench.views.payload import map_payload, request_rows
+from workbench.views.series import RunSeries
+from workbench.views.timeline import timeline_view
 from workbench.views.view import Table, View
 from workbench.views.words import blocked_words, map_words, waste_words
 
 __all__ = [
     "Comparison",
+    "RunSeries",
     "Table",
     "View",
     "blocked_words",
@@ -22,6 +25,7 @@ __all__ = [
     "request_color",
     "request_label",
     "request_rows",
+    "timeline_view",
     "waste_figure",
     "waste_words",
 ]
