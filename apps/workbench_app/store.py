@@ -59,6 +59,12 @@ class SessionStore:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    @property
+    def any_running(self) -> bool:
+        """Whether somebody's run is going on now."""
+        with self._lock:
+            return any(session.running for session in self._sessions.values())
+
     def find(self, key: str | None) -> Session | None:
         """The session of a browser tab, if it has one."""
         with self._lock:
