@@ -5,6 +5,7 @@ Nothing here touches an engine. A live run, a recording and somebody else's reco
 
 from workbench.views.compare import Comparison, compare_outputs
 from workbench.views.figures import page_map_figure, waste_figure
+from workbench.views.page_map import page_map_view, zoom_window
 from workbench.views.palette import request_color, request_label
 from workbench.views.payload import map_payload, request_rows
 from workbench.views.series import RunSeries
@@ -22,10 +23,12 @@ __all__ = [
     "map_payload",
     "map_words",
     "page_map_figure",
+    "page_map_view",
     "request_color",
     "request_label",
     "request_rows",
     "timeline_view",
     "waste_figure",
     "waste_words",
+    "zoom_window",
 ]
