@@ -33,7 +33,7 @@ FREE_PAGE, CACHED_PAGE = -1, -2
 
 
 #: Free and cached pages are numbered in the order in which they go next up to this many.
-MAX_ORDER = 1024
+MAX_ORDER = 100
 
 
 def map_constants() -> dict[str, Any]:
