@@ -156,6 +156,11 @@ class GrowingLane:
         return len(self._records) - 1
 
     @property
+    def marks(self) -> list[Mark]:
+        """Running sums after every step, from 0."""
+        return [record.mark for record in self._records]
+
+    @property
     def seconds(self) -> float:
         """Spent inside steps so far, measured."""
         return self._records[-1].mark.seconds

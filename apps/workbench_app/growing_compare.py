@@ -7,11 +7,24 @@ tokens that are as good as level can fall the other way, and the text goes on di
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from workbench.events import PageMap, RequestStatus
 from workbench.views import Comparison
 from workbench.views.compare import Place
 from workbench_app.growing import LaneOutput, LaneState
+
+_WHY = (
+    "Both compute the same numbers but for rounding: a padded batch adds them up in another order. Where two tokens "
+    "are as good as level, the choice can fall the other way, and the text goes on differently from there."
+)
+
+
+def lane_badge(paged: PageMap, places: Mapping[int, Place], state: LaneState) -> dict[str, Any]:
+    """`compare_lane` for the browser: ``state``, ``words``, and ``why`` if there is a difference."""
+    same = compare_lane(paged, places, state)
+    differs = same.difference is not None
+    return {"state": same.state, "words": f"Compared with paged memory. {same.words}", "why": _WHY if differs else ""}
 
 
 def compare_lane(paged: PageMap, places: Mapping[int, Place], state: LaneState) -> Comparison:
