@@ -158,8 +158,6 @@ PAGE_HELP = (
         "badge",
         "The outputs of both engines, compared token by token as far as both have come.",
         select='[data-role="badge"]',
-        mark="after",
-        label="the comparison of outputs",
     ),
     Help(
         "cursor",

@@ -6,7 +6,6 @@ window.KVW = window.KVW || {};
 (function (KVW) {
   "use strict";
   const STORE = "kvw-tours";
-  const DONE_MS = 1300;
   const NARROW = 760;
   const tours = (window.KVW_LEARN || {}).tours || [];
   const make = (tag, className, text) => {
@@ -165,7 +164,7 @@ window.KVW = window.KVW || {};
       if (one.frame && KVW.frame) values[one.frame] = field(KVW.frame, one.frame);
     }
     begun = { values, texts, noted: false, target: null, scrolled: false, revealed: false };
-    count.textContent = tour.title + ": step " + (at + 1) + " of " + steps.length;
+    count.textContent = "Step " + (at + 1) + " of " + steps.length + " · " + tour.title;
     title.textContent = step.title;
     text.textContent = step.text;
     task.textContent = step.task;
@@ -204,7 +203,7 @@ window.KVW = window.KVW || {};
       card.dataset.done = "true";
       state.textContent = "✓ Done";
       next.textContent = at + 1 === steps.length ? "Finish" : "Next";
-      finished = setTimeout(() => go(at + 1, false), DONE_MS);
+      finished = setTimeout(() => go(at + 1, false), KVW.tour.pause);
     } else if (!begun.target && step.target) {
       state.textContent = card.dataset.done === "true" ? "✓ Done" : "This part of the page is not shown at the moment.";
     } else if (card.dataset.done !== "true") state.textContent = "";
@@ -246,6 +245,33 @@ window.KVW = window.KVW || {};
     const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
     window.scrollBy({ top, behavior: calm ? "auto" : "smooth" });
   }
+  /** What the card should not lie on. */
+  const BUSY = "#kvw-buttons, .kvw-transport, .kvw-stats, .kvw-map, .kvw-history, [data-tour-busy]";
+  const overlap = (x, y, width, height, box) =>
+    Math.max(0, Math.min(x + width, box.right) - Math.max(x, box.left)) * Math.max(0, Math.min(y + height, box.bottom) - Math.max(y, box.top));
+  /** Where the card covers least and is near. A place is kept as long as the target stays where it is. */
+  function choose(box, width, height, right, bottom) {
+    const key = [at, width, height, right, bottom, box && Math.round(box.left), box && Math.round(box.top)].join();
+    if (begun.spot && begun.spotKey === key) return begun.spot;
+    const fit = (x, y) => [Math.max(8, Math.min(x, right - width - 8)), Math.max(8, Math.min(y, bottom - height - 8))];
+    const corners = [fit(right, bottom), fit(0, bottom), fit(right, 0), fit(0, 0)];
+    let spots = corners;
+    if (box) {
+      const beside = [[box.right + 16, box.top], [box.left - width - 16, box.top], [box.left, box.bottom + 16], [box.left, box.top - height - 16]];
+      spots = [...beside.map(([x, y]) => fit(x, y)), fit(0, box.top), fit(right, box.top), ...corners];
+    }
+    const busy = [...document.querySelectorAll(BUSY)].filter(KVW.visible).map((node) => node.getBoundingClientRect());
+    const cost = ([x, y]) => {
+      let sum = 0;
+      for (const one of busy) sum += overlap(x, y, width, height, one);
+      if (!box) return sum;
+      const apart = Math.hypot(Math.max(box.left - x - width, x - box.right, 0), Math.max(box.top - y - height, y - box.bottom, 0));
+      return sum + 20 * overlap(x, y, width, height, box) + 40 * apart;
+    };
+    begun.spotKey = key;
+    begun.spot = spots.map((one) => [cost(one), one]).reduce((a, b) => (b[0] < a[0] ? b : a))[1];
+    return begun.spot;
+  }
   function place() {
     if (!tour) return;
     const target = begun.target;
@@ -263,22 +289,7 @@ window.KVW = window.KVW || {};
       return;
     }
     document.body.style.removeProperty("padding-bottom");
-    const clampX = (x) => Math.max(8, Math.min(x, right - width - 8));
-    const clampY = (y) => Math.max(8, Math.min(y, bottom - height - 8));
-    let spot = [right - width - 16, bottom - height - 16];
-    if (box) {
-      const places = [
-        [box.right + 16, clampY(box.top)],
-        [box.left - width - 16, clampY(box.top)],
-        [clampX(box.left), box.bottom + 16],
-        [clampX(box.left), box.top - height - 16],
-      ];
-      const fits = ([x, y]) => x >= 8 && y >= 8 && x + width <= right - 8 && y + height <= bottom - 8;
-      const free = places.find(fits);
-      // No side has room: the corner away from the target's middle.
-      if (free) spot = free;
-      else if (box.left + box.width / 2 > right / 2) spot = [16, spot[1]];
-    }
+    const spot = choose(box, width, height, right, bottom);
     card.style.left = Math.round(spot[0]) + "px";
     card.style.top = Math.round(spot[1]) + "px";
   }
@@ -308,5 +319,6 @@ window.KVW = window.KVW || {};
   }
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
   else begin();
-  KVW.tour = { start, leave: () => leave(false), tours, find, state: () => tour && { id: tour.id, step: at, of: steps.length } };
+  /** `pause`: milliseconds for which "Done" is shown. */
+  KVW.tour = { pause: 1300, start, leave: () => leave(false), tours, find, state: () => tour && { id: tour.id, step: at, of: steps.length } };
 })(window.KVW);
