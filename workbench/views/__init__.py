@@ -5,9 +5,13 @@ Nothing here touches an engine. A live run, a recording and somebody else's reco
 
 from workbench.views.compare import Comparison, compare_outputs
 from workbench.views.figures import page_map_figure, waste_figure
+from workbench.views.flow import flow_view
+from workbench.views.page_life import page_life_view
 from workbench.views.page_map import page_map_view, zoom_window
 from workbench.views.palette import request_color, request_label
 from workbench.views.payload import map_payload, request_rows
+from workbench.views.preemption import preemption_view
+from workbench.views.request_life import request_life_view
 from workbench.views.series import RunSeries
 from workbench.views.timeline import timeline_view
 from workbench.views.view import Table, View
@@ -20,12 +24,16 @@ __all__ = [
     "View",
     "blocked_words",
     "compare_outputs",
+    "flow_view",
     "map_payload",
     "map_words",
+    "page_life_view",
     "page_map_figure",
     "page_map_view",
+    "preemption_view",
     "request_color",
     "request_label",
+    "request_life_view",
     "request_rows",
     "timeline_view",
     "waste_figure",

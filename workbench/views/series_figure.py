@@ -74,7 +74,7 @@ class Panel:
 
 
 def stacked_figure(
-    panels: Sequence[Panel], window: tuple[int, int], step: int | None, dark: bool, revision: str, x_title: str = "Step"
+    panels: Sequence[Panel], window: tuple[int, int], step: int | None, dark: bool, revision: str, below: int = 0
 ) -> go.Figure:
     """Panels that share the x axis, each with its name and its legend above it, and the cursor over all of them.
 
@@ -82,9 +82,10 @@ def stacked_figure(
         window: first and last step to show.
         step: where the cursor is; None: there is none.
         revision: ``uirevision``: zoom is kept as long as it is the same.
+        below: height, in pixels, of what the caller adds below the x axis; the y axis there is the next one.
     """
     colors = DARK if dark else LIGHT
-    total = sum(panel.height + _HEADER for panel in panels)
+    total = sum(panel.height + _HEADER for panel in panels) + below
     layout: dict[str, Any] = {
         "template": "none",
         "height": total + _BOTTOM,
@@ -97,7 +98,7 @@ def stacked_figure(
         "hoverlabel": {"bgcolor": colors["free"], "font": {"color": colors["text"]}, "align": "left"},
         "uirevision": revision,
         "uniformtext": {"minsize": 9, "mode": "hide"},
-        "shapes": [cursor(step, dark)] if step is not None else [],
+        "shapes": [cursor(step, dark, below / total)] if step is not None else [],
         "meta": {"x": "step"},  # wherever one clicks, x is a step, also where points carry no customdata
     }
     figure = go.Figure()
@@ -132,6 +133,18 @@ def stacked_figure(
             "itemsizing": "constant",
             "traceorder": "normal",
         }
+        if not any(trace.showlegend is not False for trace in panel.traces):  # else the legend says the name
+            figure.add_annotation(
+                text=f"<b>{panel.name}</b>",
+                x=0,
+                y=domain[1],
+                xref="paper",
+                yref="paper",
+                xanchor="left",
+                yanchor="bottom",
+                showarrow=False,
+                font={"size": 13},
+            )
         for trace in panel.traces:
             trace.update(yaxis=f"y{suffix}", legend=legend, showlegend=trace.showlegend is not False)
             figure.add_trace(trace)
@@ -139,7 +152,7 @@ def stacked_figure(
     first, last = window
     margin = max(0.5, (last - first) / 200)
     layout["xaxis"] = {
-        "title": {"text": x_title, "standoff": 6},
+        "title": {"text": "Step", "standoff": 6},
         "range": [first - margin, last + margin],
         "anchor": "y" if len(panels) == 1 else f"y{len(panels)}",
         "gridcolor": _faint(dark),
@@ -152,8 +165,8 @@ def stacked_figure(
     return figure
 
 
-def cursor(step: int, dark: bool) -> dict[str, Any]:
-    """The step shown, as a line over all panels."""
+def cursor(step: int, dark: bool, bottom: float = 0.0) -> dict[str, Any]:
+    """The step shown, as a line over all panels, down to a height in paper coordinates."""
     color = DARK["text"] if dark else LIGHT["text"]
     line = {"color": color, "width": 1.5, "dash": "dot"}
     return {
@@ -162,7 +175,7 @@ def cursor(step: int, dark: bool) -> dict[str, Any]:
         "x0": step,
         "x1": step,
         "xref": "x",
-        "y0": 0,
+        "y0": bottom,
         "y1": 1,
         "yref": "paper",
         "line": line,

@@ -55,7 +55,12 @@ def phase_words(interval: Interval, last: int) -> str:
 
 
 def lanes_panel(
-    lanes: Sequence[RequestTrack], window: tuple[int, int], last: int, dark: bool, height: int | None = None
+    lanes: Sequence[RequestTrack],
+    window: tuple[int, int],
+    last: int,
+    dark: bool,
+    name: str = "Requests",
+    height: int | None = None,
 ) -> tuple[Panel, int]:
     """The panel, and how many intervals were too short to be drawn.
 
@@ -117,7 +122,7 @@ def lanes_panel(
         "showgrid": False,
         "tickmode": "array",
     }
-    return Panel("Requests", height or max(40, _LANE * len(lanes)), traces, axis), hidden
+    return Panel(name, height or max(40, _LANE * len(lanes)), traces, axis), hidden
 
 
 def _end(interval: Interval, last: int) -> int:
