@@ -28,7 +28,7 @@ def lane_payload(state: LaneState, settings: Settings, geometry: ModelGeometry, 
     ]
     why = waiting_words(state)
     if state.waiting and not state.rows:
-        why = "the next batch begins with the next step."
+        why = f"the {'next' if state.generated else 'first'} batch begins with the next step."
     return {
         "step": state.step,
         "title": TITLE,

@@ -1,4 +1,5 @@
-/* The third lane: a padded batch on transformers' own cache, one bar per row. Its elements are made once and stay. */
+/* The third lane: a padded batch on transformers' own cache, one bar per row. Elements are made once and stay; those of
+   rows that a smaller batch does not need are hidden. */
 (function (KVW) {
   "use strict";
   const KEYS = [
@@ -46,8 +47,9 @@
       const details = add("details", "kvw-words");
       details.append(KVW.make("summary", "", "This picture in words"), KVW.make("p"));
       this.words = details.lastChild;
-      // What stands beside the bars has a width of its own, and the pool's line has to know where the bars begin.
-      new ResizeObserver(() => this.place()).observe(this.rows);
+      // What stands beside the bars has a width of its own, and the pool's line has to know where the bars begin. Asking
+      // for that with every frame would make the browser lay out the page twice.
+      this.sizes = new ResizeObserver(() => this.place());
     }
 
     draw(p) {
@@ -79,21 +81,31 @@
     stats(rows) {
       KVW.resizeChildren(this.numbers, rows.length, () => {
         const box = KVW.make("div");
-        box.append(KVW.make("dt"), KVW.make("dd"), KVW.make("small"));
+        const value = KVW.make("dd");
+        value.append(KVW.make("span"), KVW.make("small"));
+        box.append(KVW.make("dt"), value);
         return box;
       });
-      rows.forEach((texts, i) => texts.forEach((text, part) => KVW.setText(this.numbers.children[i].children[part], text)));
+      rows.forEach(([label, value, small], i) => {
+        const [name, said] = this.numbers.children[i].children;
+        KVW.setText(name, label);
+        KVW.setText(said.firstChild, value);
+        KVW.setText(said.lastChild, small);
+      });
     }
 
     /** One bar per row. The scale is the longest that the batch may get, and the pool's line if that is near. */
     batch(p) {
       const none = p.rows.length === 0;
+      // Between two batches there are no rows for one step: what stands below must not jump.
+      if (none && this.empty.hidden) this.rows.style.minHeight = this.rows.offsetHeight + "px";
+      if (!none) this.rows.style.minHeight = "";
       this.empty.hidden = !none;
       KVW.setText(this.empty, p.whyNot ? p.whyNot + "." : p.words);
-      while (this.lines.length > p.rows.length) this.lines.pop().root.remove();
       while (this.lines.length < p.rows.length) this.lines.push(this.line());
       const shows = !none && p.limit <= MOST_SCALE * p.longest;
       const most = Math.max(p.longest, p.length, shows ? p.limit * 1.01 : 0, 1);
+      this.lines.forEach((line, i) => (line.root.hidden = i >= p.rows.length));
       p.rows.forEach((row, i) => this.fill(this.lines[i], row, p.length, most));
       this.limit.hidden = !shows;
       this.limit.style.left = percent(p.limit, most);
@@ -101,7 +113,6 @@
       const where = shows ? "Dashed line" : "Beyond this scale";
       const each = p.rows.length === 1 ? "the row" : "all " + rows;
       KVW.setText(this.scale, none ? "" : where + ": " + KVW.plural(p.limit, "position") + ", at which " + each + " would hold as much as the other lanes' pool. Bars end at " + KVW.plural(Math.round(most), "position") + ".");
-      this.place();
     }
 
     line() {
@@ -112,6 +123,7 @@
       count.append(KVW.make("b"), KVW.make("i"));
       root.append(KVW.make("span", "kvw-chip"), track, count);
       this.rows.insertBefore(root, this.plot);
+      if (!this.lines.length) this.sizes.observe(track);
       return { root, track, count };
     }
 
@@ -138,7 +150,6 @@
 
     /** Lays the pool's line over the bars. */
     place() {
-      if (this.limit.hidden || !this.lines.length) return;
       const track = this.lines[0].track;
       this.plot.style.left = track.offsetLeft + "px";
       this.plot.style.width = track.offsetWidth + "px";
