@@ -13,8 +13,10 @@ import workbench
 #: name: (module with ``add_arguments`` and ``main``, what it does)
 _COMMANDS = {
     "app": ("workbench_app.main", "open the live comparison of paged and contiguous memory in the browser"),
+    "gallery": ("workbench_app.gallery", "make the bundled recordings of the app again"),
     "run": ("workbench.commands.run", "generate text, and record what happened to KV memory"),
     "replay": ("workbench.replay", "step through a recording, forwards and backwards"),
+    "export": ("workbench.commands.export", "write a recording, or a part of it, in another format"),
     "bench": ("workbench.benchmarks", "measure the engine on this machine"),
     "doctor": ("workbench.commands.doctor", "say what is installed and what will be used"),
 }
