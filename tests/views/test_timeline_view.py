@@ -156,9 +156,15 @@ def test_a_long_run_with_many_requests_is_a_small_figure() -> None:
     for _ in range(1500):
         series.extend(simulation.step())
     view = timeline_view(series, 700)
-    assert len(json.dumps(view.to_json())) < 75_000
-    lanes = [t for t in series.requests.values() if is_present(t, 0, series.last_step)]
-    assert f"{len(lanes) - MAX_LANES:,} more are not drawn" in view.caption
+    assert len(json.dumps(view.to_json())) < 60_000
+    everybody = sum(bool(track.intervals) for track in series.requests.values())
+    assert f"{everybody:,} requests are too many and too short for lanes" in view.caption
+    assert expanded(*trace(view, "running"), [0, 1500]) == [0, series.value("running", 1500)]
+    near = timeline_view(series, 700, steps=(650, 750))
+    there = [t for t in series.requests.values() if is_present(t, 650, 750)]
+    assert f"20 requests around step 700 have a lane; {len(there) - MAX_LANES:,} more are not drawn" in near.caption
+    lanes = {data[1] for bar in near.figure.data if bar.type == "bar" for data in bar.customdata or ()}
+    assert {request for request, t in series.requests.items() if t.phase_at(700) is not None} <= lanes
 
 
 def is_present(track: RequestTrack, first: int, last: int) -> bool:

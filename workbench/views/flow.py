@@ -161,7 +161,7 @@ def _add_bars(
     most = max(1, *totals.values())
     figure.update_layout(
         {
-            "xaxis2": {"anchor": f"y{axis}", "range": [0, most * 1.55], "visible": False, "fixedrange": True},
+            "xaxis2": {"anchor": f"y{axis}", "range": [0, most * 2], "visible": False, "fixedrange": True},
             f"yaxis{axis}": {
                 "domain": [0, share * (below - _AXIS) / below],
                 "anchor": "x2",

@@ -18,7 +18,7 @@ from workbench.views.view import Table, View
 from workbench.views.words import plural
 
 #: Most bars of the strip, and most marks of events.
-MAX_BARS, MAX_MARKS = 300, 400
+MAX_BARS, MAX_MARKS = 150, 240
 
 #: Kinds with a mark: name, symbol, colour.
 _MARKS: dict[Kind, tuple[str, str, str]] = {

@@ -12,6 +12,7 @@ import numpy as np
 
 from workbench.events import EventBatch, History, PageMap
 from workbench.events import types as ev
+from workbench.events.state import RequestState
 from workbench.events.types import Tier
 from workbench.views.page_life_rows import CACHED, Kind, PageRows, RequestRows
 from workbench.views.series_requests import RequestTracker
@@ -41,6 +42,7 @@ class LifeIndex:
         self._request_of: dict[int, int] = dict(initial.request_ids)
         self._pages: tuple[dict[int, _Page], dict[int, _Page]] = ({}, {})
         self._rows = (array("q"), array("q"))  # per tier, one after the other: what `PageRows` has
+        self._forks: set[int] = set()  # requests with more than one sequence
         self._held: dict[int, tuple[int, int]] = {}
         self._tokens: dict[int, dict[int, int]] = {}  # request -> layer group -> tokens stored
         self._changed: set[int] = set()
@@ -191,6 +193,7 @@ class LifeIndex:
 
     def _forked(self, event: ev.SequenceForked) -> None:
         self._request_of[event.child] = event.request
+        self._forks.add(event.request)
 
     def _allocated(self, event: ev.BlockAllocated) -> None:
         self._join(event.tier, event.block, event.sequence, 0, event.group)
@@ -293,6 +296,19 @@ class LifeIndex:
     def tracker(self) -> RequestTracker:
         """The requests' phases and preemptions."""
         return self._tracker
+
+    def names(self, requests: Iterable[int]) -> PageMap:
+        """As much of a state as `workbench.events.words.describe` needs to name these requests and their sequences.
+
+        A whole state of a long run holds all its requests, and takes as long to copy.
+        """
+        tracks = self._tracker.tracks
+        known = {
+            request: RequestState("", 0, 0, -1, max(tracks[request].width, 1 + (request in self._forks)))
+            for request in requests
+            if request in tracks
+        }
+        return PageMap(run=self.run, request_ids=self._request_of, requests=known)
 
     def page_rows(self, block: int, tier: Tier = Tier.DEVICE) -> PageRows:
         """What happened to one page. Empty if nothing did."""

@@ -57,7 +57,7 @@ def page_table(history: History, index: LifeIndex, rows: PageRows, block: int, t
     upto = sum(rows.step[first] <= step for first, _ in found)
     start = max(0, min(upto - MAX_ROWS * 3 // 4, len(found) - MAX_ROWS))
     stop = min(len(found), start + MAX_ROWS)
-    state = history.state_at(history.last_step)
+    state = index.names(rows.requests(len(rows)))
     body = list(_told(Events(history), rows, found[start:stop], block, tier, state))
     title = f"What happened to {_name(index, block, tier)}"
     if stop - start < len(found):

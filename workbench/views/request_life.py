@@ -128,7 +128,7 @@ def _table(history: History, index: LifeIndex, request: int, step: int) -> Table
     upto = sum(at <= step for _, at in story)
     start = max(0, min(upto - MAX_ROWS, len(story) - 2 * MAX_ROWS))
     events = Events(history)
-    state = history.state_at(history.last_step)
+    state = index.names([request])
     body: list[list[Cell]] = []
     settled = {p.settled.seq: p for p in track_of(history, request).preemptions if p.settled is not None}
     taken: list[ev.BlockAllocated | ev.PrefixHit] = []

@@ -14,7 +14,7 @@ from workbench.views.palette import DARK, LIGHT
 
 #: Most points of a line, and of the layers of a stack together with their common steps.
 MAX_POINTS = 500
-_HEADER, _BOTTOM, _LEFT, _RIGHT = 34, 46, 58, 16
+_BOTTOM, _LEFT, _RIGHT = 46, 58, 16
 
 
 def thin(columns: Sequence[np.ndarray], most: int = MAX_POINTS) -> np.ndarray:
@@ -72,6 +72,11 @@ class Panel:
     traces: Sequence[Any]
     axis: dict[str, Any]
 
+    @property
+    def header(self) -> int:
+        """Pixels above it. A long legend takes two lines where there is little room."""
+        return 34 if sum(trace.showlegend is not False for trace in self.traces) < 4 else 48
+
 
 def stacked_figure(
     panels: Sequence[Panel], window: tuple[int, int], step: int | None, dark: bool, revision: str, below: int = 0
@@ -85,7 +90,7 @@ def stacked_figure(
         below: height, in pixels, of what the caller adds below the x axis; the y axis there is the next one.
     """
     colors = DARK if dark else LIGHT
-    total = sum(panel.height + _HEADER for panel in panels) + below
+    total = sum(panel.height + panel.header for panel in panels) + below
     layout: dict[str, Any] = {
         "template": "none",
         "height": total + _BOTTOM,
@@ -105,7 +110,7 @@ def stacked_figure(
     top = float(total)
     for number, panel in enumerate(panels, 1):
         suffix = "" if number == 1 else str(number)
-        top -= _HEADER
+        top -= panel.header
         bottom = top - panel.height
         domain = [max(0.0, bottom / total), min(1.0, top / total)]
         layout[f"yaxis{suffix}"] = {
@@ -133,7 +138,7 @@ def stacked_figure(
             "itemsizing": "constant",
             "traceorder": "normal",
         }
-        if not any(trace.showlegend is not False for trace in panel.traces):  # else the legend says the name
+        if not any(trace.showlegend is not False for trace in panel.traces):  # else its legend says its name
             figure.add_annotation(
                 text=f"<b>{panel.name}</b>",
                 x=0,

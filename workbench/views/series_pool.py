@@ -13,13 +13,13 @@ from workbench.events.types import Cause, Tier
 #: Numbers of pages that went from one state to another in a step: column, from, to, what it means.
 FLOWS: tuple[tuple[str, str, str, str], ...] = (
     ("allocated", "free", "allocated", "handed out"),
-    ("freed", "allocated", "free", "given back, or moved out"),
-    ("kept", "allocated", "cached", "given back, content kept for reuse"),
+    ("freed", "allocated", "free", "given back or moved out"),
+    ("kept", "allocated", "cached", "given back, kept for reuse"),
     ("reused", "cached", "allocated", "prefix hit"),
     ("evicted", "cached", "free", "eviction"),
     ("swapped_out", "device", "host", "swapped out"),
-    ("swapped_in", "host", "device", "swapped in, into a free page"),
-    ("host_freed", "host", "gone", "given up in the host tier"),
+    ("swapped_in", "host", "device", "swapped in"),
+    ("host_freed", "host", "gone", "given up there"),
 )
 
 _FREE, _USED, _CACHED = 0, 1, 2

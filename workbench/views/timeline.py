@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from workbench.events.cause_words import size
+from workbench.events.cause_words import milliseconds, size
 from workbench.views.palette import DARK, LIGHT
 from workbench.views.series import RunSeries
 from workbench.views.series_figure import Panel, area, changes, empty_figure, every, line, stacked_figure, thin
-from workbench.views.timeline_lanes import MAX_LANES, choose_lanes, lanes_panel, present
+from workbench.views.timeline_lanes import MAX_LANES, are_specks, choose_lanes, lanes_panel, present
 from workbench.views.view import Cell, Table, View
 from workbench.views.words import percent, plural
 
@@ -39,17 +39,22 @@ def timeline_view(
     lanes = choose_lanes(tracks, window, step)
     panel, hidden = lanes_panel(lanes, window, series.last_step, dark)
     panels = [panel] if lanes else []
+    more = len(present(tracks, *window)) - len(lanes)
+    crowded = more > 0 and are_specks(lanes, window, series.last_step)
+    if crowded:
+        panels = [_requests_panel(series, shown, dark)]
     panels += [_memory_panel(series, shown, dark), waste_panel(series, shown, dark)]
     if any(series.column(name)[shown].any() for name in ("bytes_out", "bytes_in", "bytes_streamed")):
         panels.append(_traffic_panel(series, shown, dark))
     panels += [_speed_panel(series, shown, dark), _batch_panel(series, shown, dark)]
     figure = stacked_figure(panels, window, step, dark, f"timeline {window if steps else ''}")
-    more = len(present(tracks, *window)) - len(lanes)
     notes = []
-    if more > 0:
+    if crowded:
+        notes.append(f"{more + len(lanes):,} requests are too many and too short for lanes: zoom into fewer steps.")
+    elif more > 0:
         around = f"around step {step:,}" if step is not None else "that came first"
         notes.append(f"{MAX_LANES} requests {around} have a lane; {more:,} more are not drawn.")
-    if hidden:
+    if hidden and not crowded:
         notes.append(f"{plural(hidden, 'short interval')} in these lanes are not drawn: zoom into fewer steps.")
     caption = " ".join([timeline_words(series, series.last_step if step is None else step), *notes])
     return View(figure, caption, timeline_table(series, window))
@@ -72,10 +77,9 @@ def timeline_words(series: RunSeries, step: int) -> str:
     filled = f", {percent(now['token_states'], held)} of what is held filled with tokens" if held else ""
     sentences = [f"{first}; {place}{filled}."]
     if now["sequences"]:
-        busy = now["busy_ns"] / 1e6
         did = f"The step computed {plural(now['sequences'], 'sequence')}"
         did += f" and generated {plural(now['generated'], 'token')}"
-        sentences.append(did + (f" in {busy:,.1f} ms (measured)." if busy else "."))
+        sentences.append(did + (f" in {milliseconds(now['busy_ns'])} (measured)." if now["busy_ns"] else "."))
     happened = [
         (now["preemptions"], plural(now["preemptions"], "preemption")),
         (now["bytes_out"], f"{size(now['bytes_out'])} swapped out"),
@@ -129,6 +133,24 @@ def _window(series: RunSeries, steps: tuple[int, int] | None) -> tuple[int, int]
 
 def _slice(series: RunSeries, window: tuple[int, int]) -> slice:
     return slice(series.row_of(window[0]), series.row_of(window[1]) + 1)
+
+
+def _requests_panel(series: RunSeries, shown: slice, dark: bool) -> Panel:
+    """How many requests run and wait: instead of lanes where those would be specks."""
+    steps, swapped = series.steps[shown], series.column("swapped")[shown]
+    parts = [
+        ("running", series.column("running")[shown], _GREEN, ""),
+        ("waiting", series.column("waiting")[shown] - swapped, "#999999", "/"),
+    ]
+    if swapped.any():
+        parts.append(("waiting, swapped out", swapped, _PINK, "-"))
+    layers = [values for _, values, *_ in parts]
+    chosen = changes(layers, thin(layers))
+    traces = [
+        area(steps[chosen], values[chosen], name, color, pattern, "requests", dark, "requests")
+        for name, values, color, pattern in parts
+    ]
+    return Panel("Requests", 130, traces, _top(int(sum(layers).max()), 1.1))
 
 
 def _memory_panel(series: RunSeries, shown: slice, dark: bool) -> Panel:

@@ -46,6 +46,12 @@ def _nearest(tracks: Sequence[RequestTrack], step: int) -> int:
     return min(range(len(tracks)), key=lambda position: abs(tracks[position].first_step - step))
 
 
+def are_specks(lanes: Sequence[RequestTrack], window: tuple[int, int], last: int) -> bool:
+    """Whether most of the lanes would be narrower than a hundredth of the picture."""
+    lengths = [_end(track.intervals[-1], last) - track.first_step + 1 for track in lanes if track.intervals]
+    return bool(lengths) and 100 * sorted(lengths)[len(lengths) // 2] < window[1] - window[0]
+
+
 def phase_words(interval: Interval, last: int) -> str:
     """``decode, steps 3 to 40 (38 steps)``; an interval that goes on ends with the history's ``last`` step."""
     end = interval.last if interval.last >= 0 else last
