@@ -22,6 +22,15 @@ CONTROL_HELP = {
     "Output length": "Tokens to write for each prompt whose line sets no number of its own.",
     "Temperature": "0 always takes the most likely token. Both sides draw with the same seeds, so the texts are equal.",
     "Seed": "Decides every random choice. The same seed and settings give the same run.",
+    "Each prompt asks for": "One text, several texts drawn at random (samples), or a search for the most likely text.",
+    "How many samples or beams": "Per prompt. Paged memory stores what they have in common once.",
+    "Prefix caching": "Keeps full pages that nobody uses any more, for requests that begin with the same text.",
+    "Host tier": "Room in a second, slower pool, to which paged memory can move the pages of a request that gives way.",
+    "When memory runs out": (
+        "What becomes of the pages of a request that gives way: dropped and computed again later, or moved to the host "
+        "tier and back. Adaptive does what is expected to take less time."
+    ),
+    "Third lane": "Runs the same requests in padded batches on transformers' own cache, which grows by concatenation.",
     "As fast as possible": "No pauses between steps: the engines run at their own speed.",
 }
 
@@ -55,7 +64,7 @@ class Help:
 
 
 _STAT = ".kvw-stats dt"
-_LEGEND = ".kvw-side .kvw-legend li > span:not(.kvw-swatch)"
+_LEGEND = ".kvw-legend li > span:not(.kvw-swatch)"
 
 PAGE_HELP = (
     # Numbers
@@ -88,7 +97,10 @@ PAGE_HELP = (
         _STAT,
         "Tokens per second",
     ),
-    Help("pool", "All KV memory of this side. Both sides have the same number of bytes.", "Pool", ".kvw-pool"),
+    Help("held", "Bytes of the cache's tensors now, measured.", "KV cache", _STAT, "Held memory"),
+    Help(
+        "pool", "All KV memory of this side. Both sides have the same number of bytes.", "Pool", ".kvw-side .kvw-pool"
+    ),
     # Use of slots
     Help("tokens", "Slots that hold the keys and values of a token.", "Token states", _LEGEND, "Tokens"),
     Help(
@@ -114,6 +126,27 @@ PAGE_HELP = (
         "Cached page",
         _LEGEND,
         "Kept for reuse (cached)",
+    ),
+    Help(
+        "needed",
+        "Keys and values of the rows that still write.",
+        "Token states",
+        _LEGEND,
+        "Tokens still needed",
+    ),
+    Help(
+        "padding",
+        "Positions before a prompt that is shorter than the longest one of its batch. They hold nothing of use.",
+        "Waste",
+        _LEGEND,
+        "Padding",
+    ),
+    Help(
+        "ended",
+        "Rows whose text has ended stay in the batch, and grow with it, until all its rows have ended.",
+        "Waste",
+        _LEGEND,
+        "Rows that have ended",
     ),
     # Pictures
     Help(
@@ -164,5 +197,72 @@ PAGE_HELP = (
         "The step that is shown. Drag the bar, or use the arrow keys: what was is read from the events of the run.",
         "Cursor",
         '[data-role="step-words"]',
+    ),
+    # Buttons: without a mark, after a moment
+    Help("run", "Starts both engines on the requests, or goes on after a pause.", "Step", "#kvw-run"),
+    Help("pause", "Stops both engines after the step in which they are.", select="#kvw-pause"),
+    Help("back", "Shows the step before. The engines stay where they are.", "Cursor", "#kvw-back"),
+    Help("step", "Shows the next step; at the newest one, both engines compute one more.", "Step", "#kvw-step"),
+    Help("reset", "Ends the run and begins anew with the settings as they are.", select="#kvw-reset"),
+    Help("share", "Lets others watch this run on their own screens, at the step that you show.", select="#kvw-share"),
+    Help(
+        "jump",
+        "Goes to the step before or after this one in which such a thing happened, on either side.",
+        "Event",
+        '[data-role="jumps"] button',
+    ),
+    Help(
+        "mode",
+        "What the colours of the pages mean: whose they are, how many use them, how full they are, when or why they "
+        "last changed.",
+        "Page map",
+        '[data-role="stage"] [data-role="mode"]',
+    ),
+    Help(
+        "copy-link",
+        "Copies an address that shows exactly this: preset or prompts, settings, seed and step.",
+        select='[data-role="copy-link"]',
+    ),
+    # The tab "Explore"
+    Help(
+        "viewer-map",
+        "Every page of the pool at this step. Select one, by mouse or with the arrow keys, and the panels beside "
+        "follow.",
+        "Page map",
+        ".kvw-panel-map > h3",
+        mark="inside",
+        label="pages",
+    ),
+    Help(
+        "viewer-page",
+        "The selected page: who uses it, what is in it, and everything that ever happened to it, with causes.",
+        "Event",
+        ".kvw-panel-page > h3",
+        mark="inside",
+        label="selected page",
+    ),
+    Help(
+        "viewer-sequence",
+        "Which physical page holds which part of the sequence, and the tokens in it.",
+        "Block table",
+        ".kvw-panel-sequence > h3",
+        mark="inside",
+        label="block table",
+    ),
+    Help(
+        "viewer-events",
+        "What the engine did in this step, in order. Each entry leads to the page or request that it is about.",
+        "Event",
+        ".kvw-panel-events > h3",
+        mark="inside",
+        label="what happened in this step",
+    ),
+    Help(
+        "viewer-charts",
+        "The run as a whole. The line marks the step that is shown.",
+        "Cursor",
+        ".kvw-panel-charts > h3",
+        mark="inside",
+        label="the whole run",
     ),
 )

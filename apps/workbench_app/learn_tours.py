@@ -60,6 +60,11 @@ def frame(path: str, relation: str, value: object = None) -> Condition:
     return {"frame": path, "is": relation, "value": value}
 
 
+def viewer(field: str, relation: str, value: object = None) -> Condition:
+    """A condition on what the tab "Explore" shows: its ``step``, ``page``, ``request``, ``sequence`` or ``color``."""
+    return {"viewer": field, "is": relation, "value": value}
+
+
 _LEFT, _RIGHT = '[data-side="left"]', '[data-side="right"]'
 _SETTINGS = "#kvw-settings button.label-wrap"
 _PAUSED: Condition = {"all": [frame("running", "eq", False), frame("step", "min", 1)]}
@@ -208,13 +213,53 @@ BACK_IN_TIME = Tour(
             "Open the tab Explore.",
             {"tab": "Explore"},
         ),
+        Step(
+            "Choose one",
+            "Each recording of the gallery shows one thing. In this one memory runs out, and requests have to give "
+            "way.",
+            "Explore",
+            '[data-card="preemption-swap"]',
+            "Open “Preemption by swapping”.",
+            {"shown": '.kvw-viewer [data-jump="preemption"]'},
+            ".kvw-open:not([open]) > summary",
+        ),
+        Step(
+            "Where memory ran out",
+            "The marks under the bar are steps in which something happened. These buttons go from one to the next, "
+            "and so do the letters p, s, c, e, o and f.",
+            "Explore",
+            '[data-jump="preemption"][data-direction="1"]',
+            "Go to the next preemption.",
+            viewer("step", "changed"),
+        ),
+        Step(
+            "One page",
+            "Pages that changed in this step have a marked corner.",
+            "Explore",
+            '.kvw-panel-map [data-role="map"]',
+            "Select a page of the map.",
+            viewer("page", "changed"),
+        ),
+        Step(
+            "Its row in the block table",
+            "The block table says which physical page holds which part of the text. The row of your page is "
+            "marked, and its tokens stand beside it.",
+            "Explore",
+            ".kvw-panel-sequence",
+        ),
+        Step(
+            "Its life",
+            "Everything that ever happened to this page, with the causes. Every number of a step leads there.",
+            "Explore",
+            ".kvw-panel-page",
+        ),
     ),
 )
 
 SHARING = Tour(
     "sharing",
-    "Sharing and copy-on-write",
-    "Four texts from one prompt: its pages are stored once, and copied only where they part.",
+    "Sharing and swapping",
+    "Four texts share one prompt's pages; then memory runs out, and pages move to the host and back.",
     (
         Step(
             "One prompt, four texts",
@@ -256,7 +301,76 @@ SHARING = Tour(
             "Press Run and watch the pages with a single letter grow.",
             frame("step", "min", 20),
         ),
+        Step(
+            "More than fits",
+            "Paged memory lets in more requests than can grow to their end. With a host tier, those that give way "
+            "can wait there.",
+            "Compare",
+            "#kvw-preset",
+            "Choose “When memory runs out: swapping”.",
+            frame("requests.length", "min", 10),
+        ),
+        Step(
+            "Until memory runs out",
+            "Requests grow by a slot a step, until no page is free. Then the one that came last has to give way.",
+            "Compare",
+            "#kvw-run",
+            "Press Run and wait for the first swap.",
+            frame("jumps.swap.length", "min", 1),
+        ),
+        Step(
+            "The host tier",
+            "The second map on the left is the host tier. The pages of a swapped request wait there, and come back "
+            "when there is room. No token is computed twice.",
+            "Compare",
+            f'{_LEFT} [data-role="host"]',
+        ),
+        Step(
+            "Out and back",
+            "These buttons, or the key s, go to the steps in which pages were moved.",
+            "Compare",
+            '[data-role="jumps"]',
+            "Jump to a swap.",
+            {"any": [{"click": '[data-role="jumps"]'}, {"key": ["s", "S"]}]},
+        ),
     ),
 )
 
-TOURS = (PAGES, BACK_IN_TIME, SHARING)
+LAB = Tour(
+    "lab",
+    "An experiment of your own",
+    "Vary one thing, run the same requests again and again, and compare.",
+    (
+        Step(
+            "The lab",
+            "Compare shows one run. The Lab runs the same requests several times and varies one thing.",
+            "Lab",
+            "tab:Lab",
+            "Open the tab Lab.",
+            {"tab": "Lab"},
+        ),
+        Step(
+            "A question",
+            "Each experiment asks one question. What is varied is ticked below; everything else stays the same.",
+            "Lab",
+            "#kvw-lab-experiment",
+        ),
+        Step(
+            "Run it",
+            "Each ticked value is one run of all requests. That takes a few seconds to a minute.",
+            "Lab",
+            "#kvw-lab-run",
+            "Press “Run the experiment” and wait for the charts.",
+            {"text": "changed", "on": '[data-role="charts"]'},
+        ),
+        Step(
+            "What came out",
+            "“Counted” figures are the same on every machine, “measured” ones are this machine's time. The table below "
+            "the charts says the same in numbers.",
+            "Lab",
+            '[data-role="charts"]',
+        ),
+    ),
+)
+
+TOURS = (PAGES, BACK_IN_TIME, SHARING, LAB)

@@ -9,7 +9,7 @@ import pytest
 from tests.browser.axe import check
 from tests.browser.conftest import Tab
 from workbench.glossary import GLOSSARY, find
-from workbench_app.learn_tours import BACK_IN_TIME, PAGES, SHARING, TOURS
+from workbench_app.learn_tours import BACK_IN_TIME, LAB, PAGES, SHARING
 
 pytestmark = pytest.mark.browser
 
@@ -153,16 +153,47 @@ def test_the_tour_of_sharing(tab: Tab) -> None:
     assert "pages saved" in page.locator("[data-side=left] .kvw-extra").inner_text()
     card(page).get_by_role("button", name="Next").click()
     at(page, titles[4])
-    page.keyboard.press("Escape")
+    page.get_by_label("As fast as possible").check()
+    page.click("#kvw-run")
+    at(page, titles[5])
+    page.get_by_label("When memory runs out: swapping").check()
+    at(page, titles[6])
+    page.click("#kvw-run")
+    at(page, titles[7])
+    assert ring_is_around(page, "[data-side=left] [data-role=host]")
+    page.click("#kvw-pause")
+    card(page).get_by_role("button", name="Next").click()
+    at(page, titles[8])
+    page.locator("body").press("s")
+    card(page).wait_for(state="hidden")
 
-    # Every step of every tour points at something.
-    for tour in TOURS:
-        for number, step in enumerate(tour.steps):
-            page.evaluate("([id, step]) => KVW.tour.start(id, step)", [tour.id, number])
-            if not page.evaluate("tab => Boolean(KVW.tabButton(tab))", step.tab):
-                continue
-            page.wait_for_function("() => !document.querySelector('.kvw-tour-ring').hidden", timeout=5000)
-    page.evaluate("KVW.tour.leave()")
+
+def test_a_tour_leads_into_a_recording(tab: Tab) -> None:
+    page = tab.page
+    titles = [step.title for step in BACK_IN_TIME.steps]
+    learn(page)
+    page.evaluate("KVW.tour.start('back', 5)")
+    at(page, titles[5])
+    page.get_by_role("tab", name="Explore").click()
+    at(page, titles[6])
+    page.locator("[data-recording=preemption-swap]").click()
+    at(page, titles[7])
+    page.locator("[data-jump=preemption][data-direction='1']").click()
+    at(page, titles[8])
+    page.locator(".kvw-panel-map [data-role=map]").click(position={"x": 30, "y": 10})
+    at(page, titles[9])
+    assert page.locator(".kvw-block-table .kvw-selected").count() == 1
+    card(page).get_by_role("button", name="Next").click()
+    at(page, titles[10])
+    card(page).get_by_role("button", name="Finish").click()
+    page.evaluate("KVW.tour.start('lab', 0)")
+    page.get_by_role("tab", name="Lab").click()
+    at(page, LAB.steps[1].title)
+    card(page).get_by_role("button", name="Next").click()
+    at(page, LAB.steps[2].title)
+    page.locator(".kvw-tour-ring").wait_for()
+    assert ring_is_around(page, "#kvw-lab-run")
+    page.keyboard.press("Escape")
 
 
 @pytest.mark.parametrize("tab", [PHONE], indirect=True)

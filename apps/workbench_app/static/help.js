@@ -70,13 +70,19 @@ window.KVW = window.KVW || {};
     timer = setTimeout(hide, 250);
   };
 
+  /** Buttons and fields of the page have something to do of their own: their help waits a moment, and a press ends it. */
+  const busy = (node) => node.matches("button:not(.kvw-help-mark), select, input");
   const holder = (event) => event.target.closest && event.target.closest("[data-help-key]");
   document.addEventListener("pointerover", (event) => {
     if (event.pointerType === "touch") return;
     const node = holder(event);
-    if (node) show(node);
+    if (node && busy(node)) {
+      clearTimeout(timer);
+      if (owner !== node) timer = setTimeout(show, 600, node);
+    } else if (node) show(node);
     else if (pop.contains(event.target)) clearTimeout(timer);
-    else if (owner && document.activeElement !== owner && !pop.contains(document.activeElement)) later();
+    else if (!owner) clearTimeout(timer);
+    else if (document.activeElement !== owner && !pop.contains(document.activeElement)) later();
   });
   document.addEventListener("focusin", (event) => {
     const node = holder(event);
@@ -85,7 +91,8 @@ window.KVW = window.KVW || {};
   });
   document.addEventListener("click", (event) => {
     const node = holder(event);
-    if (node && (node.matches("button") || !event.target.closest("button, a, input, summary"))) {
+    if (node && busy(node)) hide();
+    else if (node && (node.matches("button") || !event.target.closest("button, a, input, summary"))) {
       show(node);
       if (event.detail === 0 && !more.hidden) more.focus();
     } else if (!pop.contains(event.target)) hide();

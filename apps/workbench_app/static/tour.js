@@ -39,11 +39,13 @@ window.KVW = window.KVW || {};
     less: (now, then) => now < then,
     changed: (now, then) => now !== then,
   };
-  /** Whether a condition holds: {frame, is, value}, {tab}, {shown}, {text, on}, or {any: [...]}. Events are noted apart. */
+  /** Whether a condition holds: {frame, is, value}, {viewer, is, value}, {tab}, {shown}, {text, on}, or {any: [...]}. Events are noted apart. */
   function holds(done, begun) {
     if (done.any) return done.any.some((one) => holds(one, begun));
     if (done.all) return done.all.every((one) => holds(one, begun));
-    if (done.frame) return Boolean(KVW.frame) && COMPARE[done.is](field(KVW.frame, done.frame), begun.values[done.frame], done.value);
+    // The film that plays before the first frame is nobody's doing.
+    if (done.frame) return Boolean(KVW.frame) && !KVW.frame.film && COMPARE[done.is](field(KVW.frame, done.frame), begun.values[done.frame], done.value);
+    if (done.viewer) return Boolean(KVW.viewer) && COMPARE[done.is](KVW.viewer.state[done.viewer], begun.values[done.viewer], done.value);
     if (done.tab) return KVW.tabIsOpen(done.tab);
     if (done.shown) return KVW.visible(find(done.shown));
     if (done.text) {
@@ -161,6 +163,7 @@ window.KVW = window.KVW || {};
     const [texts, values] = [{}, {}];
     for (const one of flat(step.done)) {
       if (one.on) texts[one.on] = (find(one.on) || { textContent: "" }).textContent;
+      if (one.viewer && KVW.viewer) values[one.viewer] = KVW.viewer.state[one.viewer];
       if (one.frame && KVW.frame) values[one.frame] = field(KVW.frame, one.frame);
     }
     begun = { values, texts, noted: false, target: null, scrolled: false, revealed: false };
@@ -246,7 +249,7 @@ window.KVW = window.KVW || {};
     window.scrollBy({ top, behavior: calm ? "auto" : "smooth" });
   }
   /** What the card should not lie on. */
-  const BUSY = "#kvw-buttons, .kvw-transport, .kvw-stats, .kvw-map, .kvw-history, [data-tour-busy]";
+  const BUSY = "#kvw-buttons, .kvw-transport, .kvw-tools, .kvw-stats, .kvw-map, .kvw-history, .kvw-viewer-transport, .kvw-panel-sequence, .kvw-lab-charts";
   const overlap = (x, y, width, height, box) =>
     Math.max(0, Math.min(x + width, box.right) - Math.max(x, box.left)) * Math.max(0, Math.min(y + height, box.bottom) - Math.max(y, box.top));
   /** Where the card covers least and is near. A place is kept as long as the target stays where it is. */
