@@ -3,7 +3,10 @@
 Nothing here touches an engine. A live run, a recording and somebody else's recording look the same.
 """
 
+from workbench.views.block_table import block_table_view
+from workbench.views.block_tables import block_tables_view
 from workbench.views.compare import Comparison, compare_outputs
+from workbench.views.contiguous import contiguous_view
 from workbench.views.figures import page_map_figure, waste_figure
 from workbench.views.flow import flow_view
 from workbench.views.page_life import page_life_view
@@ -13,6 +16,7 @@ from workbench.views.payload import map_payload, request_rows
 from workbench.views.preemption import preemption_view
 from workbench.views.request_life import request_life_view
 from workbench.views.series import RunSeries
+from workbench.views.sharing_tree import sharing_tree_view
 from workbench.views.timeline import timeline_view
 from workbench.views.view import Table, View
 from workbench.views.words import blocked_words, map_words, waste_words
@@ -22,8 +26,11 @@ __all__ = [
     "RunSeries",
     "Table",
     "View",
+    "block_table_view",
+    "block_tables_view",
     "blocked_words",
     "compare_outputs",
+    "contiguous_view",
     "flow_view",
     "map_payload",
     "map_words",
@@ -35,6 +42,7 @@ __all__ = [
     "request_label",
     "request_life_view",
     "request_rows",
+    "sharing_tree_view",
     "timeline_view",
     "waste_figure",
     "waste_words",

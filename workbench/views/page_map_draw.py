@@ -209,7 +209,7 @@ def strokes(placed: list[Placed], level: Level, theme: dict[str, str], scattered
         x, y = (np.concatenate(part) for part in zip(*dots, strict=True))
         marker = {"color": theme["hatch"], "size": 3}
         result.append(
-            go.Scatter(x=x + 0.5, y=y + 0.5, mode="markers", marker=marker, hoverinfo="skip", showlegend=False)
+            go.Scatter(x=x + 0.5, y=y + 0.8, mode="markers", marker=marker, hoverinfo="skip", showlegend=False)
         )
     return result
 
