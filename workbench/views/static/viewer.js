@@ -23,11 +23,13 @@
       this.caption = h("p", { class: "kvw-caption", role: "status", "aria-live": "polite", "data-role": "caption" });
       const transport = h("section", { class: "kvw-panel kvw-viewer-transport", "aria-label": "Time" });
       const panels = { map: ["Pages", KVW.MapPanel], page: ["Selected page", KVW.PagePanel], sequence: ["Block table", KVW.SequencePanel], requests: ["Requests", KVW.RequestPanel], events: ["In this step", KVW.EventPanel] };
-      const grid = h("div", { class: "kvw-grid" });
+      const columns = { left: h("div", { class: "kvw-column" }), right: h("div", { class: "kvw-column" }) };
+      const grid = h("div", { class: "kvw-grid" }, columns.left, columns.right);
+      const place = { map: "left", requests: "left" };
       this.title = h("h2", { text: this.meta.title });
       this.memory = h("p", { class: "kvw-quiet", text: [this.meta.memory, this.meta.note].filter(Boolean).join(" ") });
       root.replaceChildren(h("header", {}, this.title, this.memory, this.exports()), transport, this.caption, grid);
-      this.panels = Object.entries(panels).map(([name, [title, Panel]]) => new Panel(this, grid.appendChild(KVW.panel(title, name))));
+      this.panels = Object.entries(panels).map(([name, [title, Panel]]) => new Panel(this, columns[place[name] || "right"].appendChild(KVW.panel(title, name))));
       const views = this.meta.views || [];
       if (views.length) this.panels.push(new KVW.ChartPanel(this, grid.appendChild(KVW.panel("The whole run", "charts")), views));
       this.transport = new KVW.Transport(this, transport, this.meta);

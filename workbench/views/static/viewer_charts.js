@@ -97,6 +97,7 @@
       if (!view.data) return undefined;
       const layout = { ...view.layout, autosize: true };
       delete layout.width;
+      this.plot.style.height = (layout.height || 420) + "px";
       await Plotly.react(this.plot, view.data, layout, { displaylogo: false, responsive: true });
       if (!this.drawn) this.plot.on("plotly_click", (event) => this.click(event));
       this.drawn = true;

@@ -27,7 +27,7 @@
   };
   KVW.pageButton = function (viewer, page, host = false) {
     const text = (host ? "host " : "") + page;
-    const label = (host ? "Host page " : "Page ") + page;
+    const label = host ? "host " + page + ", a page of the host tier" : "Page " + page;
     return KVW.h("button", { class: "kvw-link", type: "button", text, "aria-label": label, onclick: () => viewer.select({ page, host }) });
   };
   KVW.stepButton = (viewer, step) =>

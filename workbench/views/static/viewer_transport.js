@@ -27,7 +27,7 @@
       this.viewer = viewer;
       this.timer = null;
       const button = (name, text, label, action) => h("button", { type: "button", class: "kvw-button", "data-role": name, text, "aria-label": label, title: label, onclick: action });
-      this.play = button("play", "▶", "Play (space)", () => this.toggle());
+      this.play = button("play", "Play", "Play (space)", () => this.toggle());
       this.speed = h("select", { "aria-label": "Speed", "data-role": "speed", onchange: () => this.playing && this.start() }, ...SPEEDS.map((s) => h("option", { value: s, text: s + "×" })));
       this.speed.value = "1";
       this.number = h("input", { type: "number", class: "kvw-step", "aria-label": "Step", "data-role": "step", onchange: () => viewer.go(Number(this.number.value)) });
@@ -38,11 +38,11 @@
       this.jumps = h("div", { class: "kvw-jumps", role: "group", "aria-label": "Jumps" });
       root.append(
         h("div", { class: "kvw-buttons", role: "group", "aria-label": "Position in the run" },
-          button("first", "⏮", "First step (Home)", () => viewer.go(viewer.meta.first)),
+          button("first", "|◀", "First step (Home)", () => viewer.go(viewer.meta.first)),
           button("back", "◀", "Back one step (←)", () => this.step(-1)),
           this.play,
-          button("forward", "▶▏", "Forward one step (→)", () => this.step(1)),
-          button("last", "⏭", "Last step (End)", () => viewer.go(viewer.meta.last)),
+          button("forward", "▶", "Forward one step (→)", () => this.step(1)),
+          button("last", "▶|", "Last step (End)", () => viewer.go(viewer.meta.last)),
           this.speed, h("label", { class: "kvw-number" }, h("span", { text: "Step " }), this.number, this.of), this.live,
           button("help", "?", "Keys (?)", () => this.help())),
         h("div", { class: "kvw-bar" }, this.scrub, this.marks), this.jumps);
@@ -143,7 +143,7 @@
     }
 
     label() {
-      KVW.setText(this.play, this.playing ? "⏸" : "▶");
+      KVW.setText(this.play, this.playing ? "Pause" : "Play");
       this.play.setAttribute("aria-label", this.playing ? "Pause (space)" : "Play (space)");
       this.viewer.quiet(this.playing);
     }
