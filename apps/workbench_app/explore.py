@@ -1,0 +1,373 @@
+"""What the Explore tab looks at: recordings that visitors opened, bundled ones, and live runs, by unguessable keys."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import BinaryIO
+
+from workbench.events import History, Recording
+from workbench.events.jumps import JumpIndex
+from workbench.events.kvtrace import RecordingError, TraceReader
+from workbench.events.types import RunStarted
+from workbench.views.series import RunSeries
+from workbench_app.limits import ExploreError, Limits, gone, too_large
+
+log = logging.getLogger(__name__)
+
+_NAME_CHARS = 120
+
+
+class ByteCache:
+    """Least recently used values, bounded by the sum of their sizes. Thread-safe."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._items: OrderedDict[Hashable, tuple[object, int]] = OrderedDict()
+        self.bytes = 0
+
+    def get(self, key: Hashable) -> object | None:
+        """The value, or None."""
+        with self._lock:
+            if key not in self._items:
+                return None
+            self._items.move_to_end(key)
+            return self._items[key][0]
+
+    def put(self, key: Hashable, value: object, size: int) -> None:
+        """Keeps a value, and lets go of old ones; one larger than the whole cache is not kept."""
+        with self._lock:
+            if key in self._items:
+                self.bytes -= self._items.pop(key)[1]
+            if size > self._most:
+                return
+            self._items[key] = value, size
+            self.bytes += size
+            while self.bytes > self._most:
+                self.bytes -= self._items.popitem(last=False)[1][1]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._items.clear()
+            self.bytes = 0
+
+
+class Source:
+    """One run to look at, with everything that was found out about it.
+
+    Attributes:
+        kind: ``"upload"``, ``"gallery"``, ``"file"`` (given when the app was started) or ``"live"``.
+        owner: the visitor who opened it; empty if it is everybody's.
+        file_bytes: size of the recording; 0 for a live run.
+        frames, views: what was sent lately.
+    """
+
+    def __init__(
+        self, history: History, title: str, kind: str, owner: str, file_bytes: int, cache_bytes: int, now: float
+    ) -> None:
+        self.history = history
+        self.title = title
+        self.kind = kind
+        self.owner = owner
+        self.file_bytes = file_bytes
+        self.last_used = now
+        self.frames = ByteCache(cache_bytes)
+        self.views = ByteCache(cache_bytes)
+        self.closed = False
+        self.lock = threading.RLock()  # for whoever reads series and jumps
+        self._series: RunSeries | None = None
+        self._jumps: JumpIndex | None = None
+
+    def series(self) -> RunSeries:
+        """The numbers of the run, as far as it goes. Hold ``lock`` while using them."""
+        with self.lock:
+            if self._series is None or not self._series.update(self.history):
+                self._series = RunSeries.of(self.history)
+            return self._series
+
+    def jumps(self) -> JumpIndex:
+        """The steps worth jumping to, as far as the run goes. Hold ``lock`` while using them."""
+        with self.lock:
+            if self._jumps is None:
+                self._jumps = JumpIndex(self.history)
+            else:
+                self._jumps.update(self.history)
+            return self._jumps
+
+    def trim(self) -> None:
+        """Gives back what can be worked out again."""
+        self.frames.clear()
+        self.views.clear()
+
+    def close(self) -> None:
+        """Closes a recording's file and forgets everything. A live run is left alone."""
+        self.closed = True
+        self.trim()
+        with self.lock:
+            self._series = self._jumps = None
+        if isinstance(self.history, Recording):
+            self.history.close()
+
+
+class ExploreStore:
+    """All sources. Idle uploads are closed by a thread of the store's own. All methods may be called from any thread.
+
+    Args:
+        limits: what visitors may use.
+        gallery: folder of the bundled recordings; None is the one that comes with the app.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        gallery: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.gallery = gallery
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._sources: dict[str, Source] = {}
+        self._bundled: dict[str, str] = {}  # name -> key
+        self._reaper: threading.Thread | None = None
+        self._stop = threading.Event()
+
+    # -- opening ---------------------------------------------------------------------------------------------------
+
+    def open_upload(self, file: BinaryIO, name: str, owner: str) -> str:
+        """Opens a visitor's recording. The store closes ``file``, whatever happens.
+
+        Returns:
+            Its key.
+
+        Raises:
+            ExploreError: it is damaged, too large, or there is no room.
+        """
+        name = clean_name(name)
+        try:
+            length = file.seek(0, 2)
+            self.check_room(length, owner)
+            recording = _open(file, name)
+            _check_size(recording, self.limits)
+        except BaseException:
+            file.close()
+            raise
+        source = self._source(recording, name, "upload", owner, length)
+        with self._lock:
+            crowded = self._make_room(length, owner)
+            if crowded is None:
+                key = self._add(source)
+        if crowded is not None:
+            source.close()
+            raise crowded
+        return key
+
+    def check_room(self, length: int, owner: str) -> None:
+        """Refuses a file early.
+
+        Raises:
+            ExploreError: it is too large, or there is no room for it.
+        """
+        if length > self.limits.upload_bytes:
+            raise too_large("File size", length, self.limits.upload_bytes)
+        with self._lock:
+            crowded = self._make_room(length, owner)
+        if crowded is not None:
+            raise crowded
+
+    def open_bundled(self, name: str) -> str:
+        """The key of a bundled recording, which all visitors share.
+
+        Raises:
+            ExploreError: there is none with this name.
+        """
+        from workbench_app.gallery import ITEMS, path_of
+
+        if name not in ITEMS:
+            raise ExploreError(404, "Gallery", name, f"Allowed are {', '.join(ITEMS)}.")
+        with self._lock:
+            if (key := self._bundled.get(name)) is not None:
+                return key
+        path = path_of(name, self.gallery)
+        try:
+            recording = Recording.open(path)
+        except OSError as error:
+            raise ExploreError(404, "Gallery", name, "Its file is missing: run `workbench gallery`.") from error
+        source = self._source(recording, ITEMS[name].title, "gallery", "", path.stat().st_size)
+        with self._lock:
+            if (key := self._bundled.get(name)) is None:
+                key = self._bundled[name] = self._add(source)
+                return key
+        source.close()  # somebody was quicker
+        return key
+
+    def open_path(self, path: str | os.PathLike[str]) -> str:
+        """Opens a file that was named when the app was started; never call it with anything that a visitor sent.
+
+        Raises:
+            OSError: it can't be read.
+            RecordingError: it is not a recording.
+        """
+        recording = Recording.open(path)
+        length = os.stat(path).st_size
+        with self._lock:
+            return self._add(self._source(recording, os.path.basename(path), "file", "", length))
+
+    def register_live(self, history: History, title: str, owner: str) -> str:
+        """Lets a run be explored that may still be growing. Whoever registers it calls `drop` when it is gone."""
+        with self._lock:
+            return self._add(self._source(history, title, "live", owner, 0))
+
+    def _source(self, history: History, title: str, kind: str, owner: str, file_bytes: int) -> Source:
+        return Source(history, title, kind, owner, file_bytes, self.limits.cache_bytes, self._clock())
+
+    def _add(self, source: Source) -> str:
+        key = secrets.token_urlsafe(18)
+        self._sources[key] = source
+        if source.kind == "upload":
+            self._start_reaper()
+        return key
+
+    # -- finding ---------------------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> Source:
+        """The source with this key, which counts as used now.
+
+        Raises:
+            ExploreError: there is none.
+        """
+        with self._lock:
+            source = self._sources.get(key)
+            if source is None:
+                raise gone(key)
+            source.last_used = self._clock()
+            return source
+
+    def __contains__(self, key: str) -> bool:
+        with self._lock:
+            return key in self._sources
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    # -- closing ---------------------------------------------------------------------------------------------------
+
+    def drop(self, key: str) -> None:
+        """Closes a source and forgets it. Nothing happens if there is none."""
+        with self._lock:
+            source = self._sources.pop(key, None)
+            self._bundled = {name: other for name, other in self._bundled.items() if other != key}
+        if source is not None:
+            source.close()
+
+    def drop_upload(self, key: str, owner: str) -> None:
+        """Closes a visitor's upload.
+
+        Raises:
+            ExploreError: there is none with this key, or it is not this visitor's.
+        """
+        source = self.get(key)
+        if source.kind != "upload" or source.owner != owner:
+            raise gone(key)
+        self.drop(key)
+
+    def _make_room(self, length: int, owner: str) -> ExploreError | None:
+        """Closes what may be closed so that an upload fits. The lock is held. Returns what stands in the way."""
+        limits, now = self.limits, self._clock()
+        uploads = {key: source for key, source in self._sources.items() if source.kind == "upload"}
+
+        def close_oldest(keys: list[str]) -> None:
+            key = min(keys, key=lambda k: uploads[k].last_used)
+            del uploads[key]
+            self._sources.pop(key).close()
+
+        own = [key for key, source in uploads.items() if source.owner == owner]
+        while len(own) >= limits.per_visitor:
+            close_oldest(own)
+            own = [key for key in own if key in uploads]
+        while True:
+            used = sum(source.file_bytes for source in uploads.values())
+            if len(uploads) < limits.sources and used + length <= limits.total_bytes:
+                return None
+            spare = [key for key, source in uploads.items() if now - source.last_used > limits.spare_seconds]
+            if not spare:
+                return ExploreError(
+                    503,
+                    "Open recordings",
+                    len(uploads) + 1,
+                    f"This server keeps at most {limits.sources} of them, and {limits.total_bytes >> 20} MiB in all. "
+                    "Please try again in a minute, or open your file with `workbench app` on your own machine.",
+                )
+            close_oldest(spare)
+
+    def reap(self) -> int:
+        """Closes the uploads that nobody has used for too long, and says how many; others give back their caches."""
+        now = self._clock()
+        with self._lock:
+            idle = [(k, s) for k, s in self._sources.items() if now - s.last_used > self.limits.idle_seconds]
+        for key, source in idle:
+            if source.kind == "upload":
+                self.drop(key)
+            else:
+                source.trim()
+        return sum(source.kind == "upload" for _, source in idle)
+
+    def close(self) -> None:
+        """Closes all sources and stops the reaper."""
+        self._stop.set()
+        for key in list(self._sources):
+            self.drop(key)
+
+    def _start_reaper(self) -> None:
+        if self._reaper is None or not self._reaper.is_alive():
+            self._reaper = threading.Thread(target=self._reap_forever, name="kv-workbench-explore", daemon=True)
+            self._reaper.start()
+
+    def _reap_forever(self) -> None:
+        while not self._stop.wait(min(30.0, self.limits.idle_seconds / 4)):
+            self.reap()
+
+
+def clean_name(name: str) -> str:
+    """A file's name as it is shown: without folders and control characters. It is never used to find a file."""
+    name = name.replace("\\", "/").rsplit("/", 1)[-1]
+    name = "".join(char for char in name if char.isprintable()).strip()
+    return name[:_NAME_CHARS] or "recording"
+
+
+def _open(file: BinaryIO, name: str) -> Recording:
+    try:
+        recording = Recording(TraceReader(file, name))
+        recording.initial  # noqa: B018 - a snapshot that makes no sense is refused here, not later
+    except RecordingError as error:
+        raise ExploreError(422, "Recording", name, f"{_sentence(error, name)} Allowed are .kvtrace files.") from error
+    return recording
+
+
+def _sentence(error: RecordingError, name: str) -> str:
+    text = str(error).removeprefix(f"{name}: ")
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _check_size(recording: Recording, limits: Limits) -> None:
+    """Refuses a run that would cost more to look at than it may, before its pools are made."""
+    if recording.num_steps > limits.steps:
+        raise ExploreError(413, "Steps", f"{recording.num_steps:,}", f"At most {limits.steps:,} are allowed.")
+    run = recording.initial.run
+    try:
+        if run is None:
+            run = next((event for event in recording.events() if isinstance(event, RunStarted)), None)
+    except RecordingError as error:
+        raise ExploreError(422, "Recording", "damaged", f"{error}.") from error
+    if run is None:
+        raise ExploreError(422, "Recording", "empty", "It holds no run: nothing was recorded.")
+    pages = run.num_blocks + run.num_host_blocks
+    if pages > limits.pages:
+        raise ExploreError(413, "Pages", f"{pages:,}", f"At most {limits.pages:,} are allowed here.")

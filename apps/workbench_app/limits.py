@@ -1,0 +1,68 @@
+"""What visitors of the Explore tab may use, and the errors that say so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.events.words import size
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of an `workbench_app.explore.ExploreStore`.
+
+    Attributes:
+        upload_bytes: largest file that is taken.
+        total_bytes: of all uploaded recordings that are open.
+        per_visitor: uploads that one visitor has open; the one unused for longest makes room for another.
+        sources: uploads in all. If there are as many, one that nobody has used for ``spare_seconds`` makes room.
+        pages: largest pool of an uploaded recording, both tiers together.
+        steps: most steps of an uploaded recording.
+        idle_seconds: an upload that nobody has used for so long is closed.
+        cache_bytes: of encoded frames and of encoded views that each source keeps.
+    """
+
+    upload_bytes: int = 64 << 20
+    total_bytes: int = 1 << 30
+    per_visitor: int = 4
+    sources: int = 100
+    pages: int = 1 << 18
+    steps: int = 500_000
+    idle_seconds: float = 900.0
+    spare_seconds: float = 60.0
+    cache_bytes: int = 6 << 20
+
+
+class ExploreError(Exception):
+    """A request that can't be answered. The message names the field, its value and what is allowed.
+
+    Attributes:
+        status: of the HTTP response.
+    """
+
+    def __init__(self, status: int, field: str, value: object, allowed: str) -> None:
+        shown = repr(value) if isinstance(value, str) else str(value)
+        if len(shown) > 120:
+            shown = shown[:117] + "..."
+        super().__init__(f"{field}: {shown} is not possible. {allowed}")
+        self.status = status
+        self.field = field
+        self.value = shown
+        self.allowed = allowed
+
+    def to_json(self) -> dict[str, Any]:
+        """The body of the response."""
+        return {"error": str(self), "field": self.field, "value": self.value, "allowed": self.allowed}
+
+
+def gone(key: str) -> ExploreError:
+    """There is no source with this key, or not any more."""
+    return ExploreError(
+        404, "Recording", key, "It is not open here: perhaps nobody used it for long. Please open it again."
+    )
+
+
+def too_large(field: str, count: int, most: int) -> ExploreError:
+    """A file, or what is left of the room for files, is too small for ``count`` bytes."""
+    return ExploreError(413, field, size(count), f"At most {size(most)} are allowed.")

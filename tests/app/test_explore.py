@@ -1,0 +1,144 @@
+"""Sources of the Explore tab: limits, idleness, and runs that go on."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.app.conftest import Clock
+from workbench import LLM, EngineConfig, SamplingParams
+from workbench.events import EventBus, Recorder, Recording
+from workbench.events.timeline import Timeline
+from workbench.events.types import ModelGeometry, RunStarted
+from workbench.models import LoadedModel
+from workbench_app.explore import ByteCache, ExploreStore, clean_name
+from workbench_app.explore_answers import frame_answer, meta_answer, view_answer
+from workbench_app.gallery import path_of
+from workbench_app.limits import ExploreError, Limits
+
+SAMPLES = path_of("samples").read_bytes()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(clock: Clock) -> Iterator[ExploreStore]:
+    made = ExploreStore(Limits(per_visitor=2, sources=3, idle_seconds=100, spare_seconds=10), clock=clock)
+    yield made
+    made.close()
+
+
+def upload(store: ExploreStore, owner: str, data: bytes = SAMPLES) -> str:
+    return store.open_upload(io.BytesIO(data), "run.kvtrace", owner)
+
+
+def test_a_visitor_s_oldest_makes_room_for_the_next(store: ExploreStore, clock: Clock) -> None:
+    first = upload(store, "a")
+    clock.now = 1
+    second = upload(store, "a")
+    clock.now = 2
+    store.get(first)
+    third = upload(store, "a")
+    assert first in store
+    assert second not in store
+    assert third in store
+
+
+def test_a_full_server_says_so_until_somebody_is_idle(store: ExploreStore, clock: Clock) -> None:
+    kept = [upload(store, owner) for owner in "abc"]
+    with pytest.raises(ExploreError, match="at most 3") as full:
+        upload(store, "d")
+    assert full.value.status == 503
+    clock.now = 11
+    for key in kept[1:]:
+        store.get(key)
+    upload(store, "d")
+    assert kept[0] not in store
+    assert all(key in store for key in kept[1:])
+
+
+def test_bytes_of_all_uploads_are_bounded(clock: Clock) -> None:
+    store = ExploreStore(Limits(total_bytes=2 * len(SAMPLES) + 10), clock=clock)
+    for owner in "ab":
+        upload(store, owner)
+    with pytest.raises(ExploreError):
+        upload(store, "c")
+    store.close()
+    assert len(store) == 0
+
+
+def test_idle_uploads_are_closed_and_bundled_recordings_only_forget(store: ExploreStore, clock: Clock) -> None:
+    bundled, mine = store.open_bundled("samples"), upload(store, "a")
+    for key in (bundled, mine):
+        frame_answer(store.get(key), {"step": "3"})
+    source, recording = store.get(bundled), store.get(mine).history
+    assert source.frames.bytes > 0
+    clock.now = 101
+    assert store.reap() == 1
+    assert mine not in store
+    assert isinstance(recording, Recording)
+    with pytest.raises(ValueError, match="closed file"):
+        list(recording.batches())
+    assert source.frames.bytes == 0
+    assert frame_answer(store.get(bundled), {"step": "3"})
+
+
+def test_a_recording_of_a_pool_that_nobody_has_is_refused_before_it_is_made(store: ExploreStore) -> None:
+    bus, file = EventBus(), io.BytesIO()
+    model = ModelGeometry("m", "a", 1, 1, 1, 1, 1, "float32", 8)
+    config = {"memory": "paged", "block_size": 16, "num_blocks": 1 << 21, "bytes_per_block": 128}
+    with Recorder(bus, file):
+        bus.emit(RunStarted(schema_version=1, seed=0, model=model, config={}, **config))  # type: ignore[arg-type]
+        bus.flush()
+    with pytest.raises(ExploreError, match="Pages") as refused:
+        upload(store, "a", file.getvalue())
+    assert refused.value.status == 413
+    assert len(store) == 0
+
+
+def test_a_file_named_at_the_start_opens(store: ExploreStore, tmp_path: Path) -> None:
+    path = tmp_path / "mine.kvtrace"
+    path.write_bytes(SAMPLES)
+    assert store.get(store.open_path(path)).title == "mine.kvtrace"
+
+
+def test_a_live_run_grows_while_it_is_explored(store: ExploreStore, tiny: LoadedModel) -> None:
+    with LLM(tiny, EngineConfig(num_blocks=16, max_model_len=64)) as llm, Timeline(llm.bus) as timeline:
+        key = store.register_live(timeline, "Live run, paged", "")
+        source = store.get(key)
+        llm.add_request("Once upon a time", SamplingParams(max_tokens=10, ignore_eos=True))
+        lasts = []
+        while llm.has_unfinished:
+            llm.step()
+            lasts.append(timeline.last_step)
+            assert f'"last":{timeline.last_step}'.encode() in frame_answer(source, {})
+            assert b'"running":true' in meta_answer(source)
+        assert view_answer(source, "timeline", {})
+        assert lasts == sorted(set(lasts))
+        llm.close()
+        assert b'"running":false' in meta_answer(source)
+    store.drop(key)
+    with pytest.raises(ExploreError):
+        store.get(key)
+    assert timeline.state_at(3).step == 3  # it belongs to whoever registered it
+
+
+def test_a_cache_is_bounded_by_size() -> None:
+    cache = ByteCache(10)
+    for name, size in (("a", 4), ("b", 4), ("c", 4), ("huge", 11)):
+        cache.put(name, name, size)
+    assert [cache.get(name) for name in ("a", "b", "c", "huge")] == [None, "b", "c", None]
+    assert cache.bytes == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("C:\\a\\b.kvtrace", "b.kvtrace"), ("../../x", "x"), ("a\nb\0", "ab"), ("", "recording")]
+)
+def test_names_of_files_are_only_shown(name: str, shown: str) -> None:
+    assert clean_name(name) == shown
