@@ -170,7 +170,10 @@ class Batch:
         return len(live)
 
     def held(self) -> tuple[Held, ...]:
-        """What the cache's tensors hold now, layers of equal length together."""
+        """What the cache's tensors hold now, layers of equal length together.
+
+        A layer with a sliding window keeps a view: the one position before it stays in memory, too, and is not counted.
+        """
         groups: dict[int, int] = {}
         for layer in self._layers():
             length = layer.keys.shape[-2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import random
 import time
 import weakref
 from dataclasses import replace
@@ -13,16 +14,20 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+from transformers import AutoModelForCausalLM, DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from tests.app.conftest import SMALL
+from tests.models.architectures import supported
 from workbench import LLM, EngineConfig, SamplingParams
-from workbench.models import LoadedModel
-from workbench_app import growing_batch
+from workbench.engine.sequence import Sequence, TextStream
+from workbench.models import LoadedModel, prepare_model
+from workbench.models.fused_linear import FusedPart, find_groups, fuse_linear_layers
+from workbench.models.hook import GeometryProbe
+from workbench_app import growing_batch, growing_model
 from workbench_app.growing import GrowingLane, LaneState
-from workbench_app.growing_batch import make_rows, plan_batches
+from workbench_app.growing_batch import Batch, Row, make_rows, plan_batches
 from workbench_app.growing_compare import compare_lane
-from workbench_app.growing_model import own_attention
+from workbench_app.growing_model import forward, new_cache, own_attention
 from workbench_app.growing_payload import lane_payload
 from workbench_app.settings import Prompt, SettingError, Settings
 
@@ -37,6 +42,13 @@ def run(lane: GrowingLane) -> list[LaneState]:
         lane.advance()
         states.append(lane.at(lane.last_step))
     return states
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: LoadedModel) -> tuple[GrowingLane, list[LaneState]]:
+    """A run of `TWO` with its states."""
+    lane = GrowingLane(tiny, TWO)
+    return lane, run(lane)
 
 
 def formula(model: LoadedModel, rows: int, length: int) -> int:
@@ -123,9 +135,10 @@ def test_a_difference_is_not_hidden(tiny: LoadedModel, small: Settings) -> None:
     llm.close()
 
 
-def test_bytes_are_those_of_the_formula_and_the_books_add_up(tiny: LoadedModel) -> None:
-    lane = GrowingLane(tiny, TWO)
-    states = run(lane)
+def test_bytes_are_those_of_the_formula_and_the_books_add_up(
+    tiny: LoadedModel, finished: tuple[GrowingLane, list[LaneState]]
+) -> None:
+    lane, states = finished
     total = sum(prompt.max_tokens * prompt.samples for prompt in TWO.prompts)
     peak = 0
     for before, state in pairwise(states):
@@ -163,8 +176,8 @@ def passes(state: LaneState) -> int:
     return max(row.output_tokens for row in state.rows) if state.rows else 0
 
 
-def test_rows_that_have_ended_stay_and_the_next_batch_waits(tiny: LoadedModel) -> None:
-    states = run(GrowingLane(tiny, TWO))
+def test_rows_that_have_ended_stay_and_the_next_batch_waits(finished: tuple[GrowingLane, list[LaneState]]) -> None:
+    _, states = finished
     first = [state for state in states if state.batch == 0 and state.rows]
     assert any(row.ended for row in first[-1].rows)
     assert first[-1].ended_bytes > 0
@@ -174,9 +187,8 @@ def test_rows_that_have_ended_stay_and_the_next_batch_waits(tiny: LoadedModel) -
     assert "they stay, and grow" in first[-1].words or "it stays, and grows" in first[-1].words
 
 
-def test_every_step_of_the_past_can_be_shown_at_once(tiny: LoadedModel) -> None:
-    lane = GrowingLane(tiny, TWO)
-    states = run(lane)
+def test_every_step_of_the_past_can_be_shown_at_once(finished: tuple[GrowingLane, list[LaneState]]) -> None:
+    lane, states = finished
     began = time.perf_counter()
     again = [lane.at(step) for step in reversed(range(len(states)))]
     each = (time.perf_counter() - began) / len(states)
@@ -246,6 +258,56 @@ def test_the_engines_model_stays_as_it_was_and_no_weight_is_copied(tiny: LoadedM
         assert all(id(tensor) in shared for tensor in (*twin.module.parameters(), *twin.module.buffers()))
 
 
+@pytest.mark.parametrize("name", ["mistral", "gemma2", "gpt2", "opt"])
+def test_other_architectures(name: str) -> None:
+    """Windows, soft caps and learned positions: a padded batch still writes what an engine writes."""
+    torch.manual_seed(0)
+    model = prepare_model(AutoModelForCausalLM.from_config(supported()[name]), None, name)
+    own = own_attention(model)
+    assert own.implementation == ("eager" if name == "gemma2" else "sdpa")
+    generator = random.Random(0)
+    prompts = [[generator.randrange(97) for _ in range(length)] for length in (5, 11, 3)]
+    params = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
+    rows = [
+        Row(i, 0, Sequence(i, i, params, list(ids), len(ids), 12, random.Random(i), TextStream(None)))
+        for i, ids in enumerate(prompts)
+    ]
+    (planned,) = plan_batches(rows, 1000)
+    batch = Batch(own, model, planned)
+    while not batch.done:
+        batch.step()
+    outputs = LLM(model, EngineConfig(block_size=4, num_blocks=64)).generate(prompts, params)
+    assert [row.sequence.output_token_ids for row in rows] == [output.outputs[0].token_ids for output in outputs]
+    windows = {layer.window for layer in model.layers}
+    length = 11 + 12 - 1
+    assert {part.positions for part in batch.held()} == {length if w is None else min(length, w - 1) for w in windows}
+    assert sum(part.bytes for part in batch.held()) == sum(tensor.nbytes for tensor in batch.tensors())
+
+
+def test_fused_layers_are_taken_apart_again() -> None:
+    """On a CUDA device the engines' layers leave each other something; the twin's do not, with the same weights."""
+    torch.manual_seed(0)
+    model = prepare_model(AutoModelForCausalLM.from_config(supported()["llama"]), None, "llama", pack=False)
+    ids = torch.randint(97, (2, 9))
+    own = own_attention(model).module
+    mask = torch.ones_like(ids)
+    expected = forward(own, ids, mask, new_cache(own), True)
+
+    def probe() -> None:
+        places = torch.arange(9)[None]
+        model.model(input_ids=ids[:1], position_ids=places, use_cache=False, paged_batch=GeometryProbe())
+
+    fuse_linear_layers(model.model, find_groups(model.model, probe))
+    assert any(isinstance(part, FusedPart) for part in model.model.modules())
+    fused = replace(model)
+    growing_model._TWINS.pop(fused.model, None)
+    twin = own_attention(fused).module
+    assert not any(isinstance(part, FusedPart) for part in twin.modules())
+    assert torch.allclose(forward(twin, ids, mask, new_cache(twin), True), expected, atol=1e-5)
+    shared = {tensor.data_ptr() for tensor in model.model.parameters()}
+    assert {tensor.data_ptr() for tensor in twin.parameters()} == shared
+
+
 def test_a_lane_that_fails_says_why(tiny: LoadedModel, small: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     lane = GrowingLane(tiny, small)
     lane.advance()
@@ -263,11 +325,7 @@ def test_a_lane_that_fails_says_why(tiny: LoadedModel, small: Settings, monkeypa
     assert lane.at(0).why_not == ""
 
 
-def test_a_model_that_can_not_says_why(
-    llama: LoadedModel, small: Settings, tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from workbench_app import growing_model
-
+def test_a_model_that_can_not_says_why(tiny: LoadedModel, small: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise TypeError("takes no mask")
 
@@ -283,9 +341,10 @@ def test_an_impossible_prompt_names_itself(tiny: LoadedModel, impossible: Settin
         GrowingLane(tiny, impossible)
 
 
-def test_the_payload_is_small_and_says_what_the_state_says(tiny: LoadedModel) -> None:
-    lane = GrowingLane(tiny, TWO)
-    states = run(lane)
+def test_the_payload_is_small_and_says_what_the_state_says(
+    tiny: LoadedModel, finished: tuple[GrowingLane, list[LaneState]]
+) -> None:
+    _, states = finished
     largest = 0
     for state in states:
         payload = lane_payload(state, TWO, tiny.geometry, 110)
