@@ -32,7 +32,7 @@
       this.panels = Object.entries(panels).map(([name, [title, Panel]]) => new Panel(this, columns[place[name] || "right"].appendChild(KVW.panel(title, name))));
       const views = this.meta.views || [];
       if (views.length) this.panels.push(new KVW.ChartPanel(this, grid.appendChild(KVW.panel("The whole run", "charts")), views));
-      this.transport = new KVW.Transport(this, transport, this.meta);
+      this.transport = new KVW.ViewerTransport(this, transport, this.meta);
       KVW.onThemeChange(() => this.draw());
       KVW.stats.mounts += 1;
     }

@@ -189,5 +189,5 @@
       if (!this.dialog.open) this.dialog.showModal();
     }
   }
-  KVW.Transport = Transport;
+  KVW.ViewerTransport = Transport;
 })(window.KVW);
