@@ -98,6 +98,16 @@ def test_the_strip_shows_who_had_the_page() -> None:
     assert [shape.x0 for shape in figure.layout.shapes] == [4]
 
 
+def test_some_steps_of_a_pages_life_begin_with_how_it_was() -> None:
+    figure = page_life_view(by_hand(), 0, step=6, steps=(5, 6)).figure
+    strip = figure.data[0]
+    stays = [(text, base + 0.5, length) for text, base, length in zip(strip.text, strip.base, strip.x, strict=True)]
+    assert stays == [("B", 5, 1), ("cached", 6, 1)]
+    assert figure.data[1].y[0] == 4
+    with pytest.raises(ValueError, match=r"steps=\(20, 30\).*from step 0 to step 8"):
+        page_life_view(by_hand(), 0, steps=(20, 30))
+
+
 def test_contiguous_memory_has_pieces_of_the_arena() -> None:
     history = synthetic("contiguous", 1)
     view = page_life_view(history, 0, step=20)

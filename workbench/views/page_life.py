@@ -13,7 +13,7 @@ from workbench.views.page_life_index import LifeIndex, life_index
 from workbench.views.page_life_rows import CACHED, Kind, PageRows
 from workbench.views.page_life_story import count_words, page_table
 from workbench.views.palette import DARK, LIGHT, request_color, request_label, text_color
-from workbench.views.series_figure import Panel, empty_figure, line, stacked_figure
+from workbench.views.series_figure import Panel, empty_figure, line, stacked_figure, step_window
 from workbench.views.view import Table, View
 from workbench.views.words import plural
 
@@ -37,7 +37,12 @@ _REGION_MARKS = {Kind.ALLOCATED: "reserved", Kind.RELEASED: "released"}
 
 
 def page_life_view(
-    history: History, block: int, tier: Tier = Tier.DEVICE, step: int | None = None, dark: bool = False
+    history: History,
+    block: int,
+    tier: Tier = Tier.DEVICE,
+    step: int | None = None,
+    dark: bool = False,
+    steps: tuple[int, int] | None = None,
 ) -> View:
     """Everything that ever happened to a page.
 
@@ -46,9 +51,10 @@ def page_life_view(
 
     Args:
         step: the step shown; None: the last one.
+        steps: first and last step to draw; None: all.
 
     Raises:
-        ValueError: there is no such page.
+        ValueError: there is no such page, or there are no such steps.
     """
     index = life_index(history)
     if index.run is None:
@@ -60,13 +66,14 @@ def page_life_view(
     if not len(rows):
         words = f"{name[0].upper()}{name[1:]} has never been used."
         return View(empty_figure(words, dark), words, Table(["Step", "What happened", "Why"], []))
-    window = (history.first_step, history.last_step)
+    window = step_window((history.first_step, history.last_step), steps)
+    drawn = rows.within(*window)
     panels = [
-        _strip(rows, window, dark),
-        _content(rows, window, index.run.block_size, index.paged, dark),
-        _marks(rows, index.paged, dark),
+        _strip(drawn, window, dark),
+        _content(drawn, window, index.run.block_size, index.paged, dark),
+        _marks(drawn, index.paged, dark),
     ]
-    figure = stacked_figure(panels, window, step, dark, f"page {tier} {block}")
+    figure = stacked_figure(panels, window, step, dark, f"page {tier} {block} {steps or ''}")
     table = page_table(history, index, rows, block, tier, shown)
     return View(figure, page_life_words(index, rows, block, tier, shown), table)
 
@@ -164,7 +171,7 @@ def _strip(rows: PageRows, window: tuple[int, int], dark: bool) -> Panel:
             for label, (first, last, request, _) in zip(labels, stays, strict=True)
         ],
         hovertemplate="%{hovertext}<extra></extra>",
-        name="letter: request; ×n: shared; lines: cached; nothing: free",
+        name="letter: request, ×n: shared, lines: cached",
     )
     return Panel(name, 40, [trace], {"range": [-0.6, 0.6], "visible": False})
 

@@ -312,13 +312,11 @@ class LifeIndex:
 
     def page_rows(self, block: int, tier: Tier = Tier.DEVICE) -> PageRows:
         """What happened to one page. Empty if nothing did."""
-        rows = self._table(self._rows[tier is Tier.HOST], 8)
-        return PageRows(*rows[rows[:, 0] == block, 1:].T)
+        return PageRows(*self._of(self._rows[tier is Tier.HOST], 8, block).T)
 
     def request_rows(self, request: int) -> RequestRows:
         """What one request had over the steps; contiguous memory: slots instead of pages."""
-        rows = self._table(self._request_rows, 5)
-        rows = rows[rows[:, 0] == request, 1:]
+        rows = self._of(self._request_rows, 5, request)
         last_of_step = np.ones(len(rows), dtype=bool)
         last_of_step[:-1] = rows[1:, 0] != rows[:-1, 0]
         rows = rows[last_of_step]
@@ -329,12 +327,16 @@ class LifeIndex:
 
     def story(self, request: int) -> list[tuple[int, int]]:
         """Positions (seq, step) of the events that tell a request's life, without its single tokens."""
-        rows = self._table(self._story, 3)
-        return [(int(seq), int(step)) for _, seq, step in rows[rows[:, 0] == request]]
+        return [(int(seq), int(step)) for seq, step in self._of(self._story, 3, request)]
 
-    def _table(self, rows: array[int], width: int) -> np.ndarray:
+    def _of(self, rows: array[int], width: int, key: int) -> np.ndarray:
+        """The rows that begin with a number, without it."""
         with self._lock:
-            return np.array(rows, dtype=np.int64).reshape(-1, width)
+            table = np.frombuffer(rows, dtype=np.int64) if rows else np.zeros(0, dtype=np.int64)
+            table = table.reshape(-1, width)
+            found = table[table[:, 0] == key, 1:]
+            del table  # an array that is looked into can't grow
+        return found
 
 
 _STORY = {

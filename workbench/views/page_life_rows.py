@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 
 import numpy as np
@@ -56,6 +56,15 @@ class PageRows:
     def requests(self, upto: int) -> set[int]:
         """All that had it, by the first so many entries."""
         return {int(r) for column in (self.request, self.who) for r in column[:upto] if r >= 0}
+
+    def within(self, first: int, last: int) -> PageRows:
+        """The entries of these steps; before them, as a snapshot, how the page was when they began."""
+        start, stop = self.until(first - 1), self.until(last)
+        begin = max(0, start - 1)
+        columns = {field.name: getattr(self, field.name)[begin:stop].copy() for field in fields(self)}
+        if begin < start:
+            columns["step"][0], columns["kind"][0] = first, Kind.SNAPSHOT
+        return PageRows(**columns)
 
     def until(self, step: int) -> int:
         """How many entries lie at or before a step."""

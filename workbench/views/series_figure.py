@@ -63,6 +63,21 @@ def small(values: np.ndarray) -> np.ndarray:
     return values.astype(float)
 
 
+def step_window(whole: tuple[int, int], steps: tuple[int, int] | None) -> tuple[int, int]:
+    """First and last step to draw: those asked for, as far as they are there.
+
+    Raises:
+        ValueError: none of them is.
+    """
+    if steps is None:
+        return whole
+    first, last = max(steps[0], whole[0]), min(steps[1], whole[1])
+    if first > last:
+        there = f"the run goes from step {whole[0]} to step {whole[1]}"
+        raise ValueError(f"steps={steps!r}: must be a first and a last step; {there}")
+    return first, last
+
+
 @dataclass(frozen=True)
 class Panel:
     """One of the charts above each other. ``height`` is in pixels, without the line with its name and its legend."""

@@ -7,7 +7,17 @@ import numpy as np
 from workbench.events.cause_words import milliseconds, size
 from workbench.views.palette import DARK, LIGHT
 from workbench.views.series import RunSeries
-from workbench.views.series_figure import Panel, area, changes, empty_figure, every, line, stacked_figure, thin
+from workbench.views.series_figure import (
+    Panel,
+    area,
+    changes,
+    empty_figure,
+    every,
+    line,
+    stacked_figure,
+    step_window,
+    thin,
+)
 from workbench.views.timeline_lanes import MAX_LANES, are_specks, choose_lanes, lanes_panel, present
 from workbench.views.view import Cell, Table, View
 from workbench.views.words import percent, plural
@@ -33,7 +43,7 @@ def timeline_view(
     """
     if series.run is None:
         return View(empty_figure("No run yet", dark), "No run yet.")
-    window = _window(series, steps)
+    window = step_window((series.first_step, series.last_step), steps)
     shown = _slice(series, window)
     tracks = list(series.requests.values())
     lanes = choose_lanes(tracks, window, step)
@@ -119,16 +129,6 @@ def timeline_table(series: RunSeries, window: tuple[int, int]) -> Table:
 
 
 # -- panels ------------------------------------------------------------------------------------------------------------
-
-
-def _window(series: RunSeries, steps: tuple[int, int] | None) -> tuple[int, int]:
-    if steps is None:
-        return series.first_step, series.last_step
-    first, last = max(steps[0], series.first_step), min(steps[1], series.last_step)
-    if first > last:
-        whole = f"the run goes from step {series.first_step} to step {series.last_step}"
-        raise ValueError(f"steps={steps!r}: must be a first and a last step; {whole}")
-    return first, last
 
 
 def _slice(series: RunSeries, window: tuple[int, int]) -> slice:
