@@ -16,6 +16,7 @@ import pytest
 
 from tests.app.conftest import Clock
 from workbench.models import LoadedModel
+from workbench.views.lab_charts import Bars, bars_view, thinned
 from workbench_app.lab import desk as desk_module
 from workbench_app.lab.desk import LabDesk, LabError, LabRun
 from workbench_app.lab.experiments import EXPERIMENTS
@@ -369,3 +370,20 @@ def test_the_lab_rests_while_others_watch_live_runs(
     assert ticket.run is not None
     assert len(rests) == ticket.run.results[0].figures["steps"]
     assert all(0 < rest <= 0.25 for rest in rests)
+
+
+def test_a_long_course_keeps_its_peaks_and_its_end() -> None:
+    values = [0.0] * 5000
+    values[1234] = 7.0
+    steps, thin = thinned(range(1, 5001), values)
+    assert len(steps) <= 162
+    assert (max(thin), steps[thin.index(7.0)], steps[-1]) == (7.0, 1235, 5000)
+
+
+def test_bars_need_a_value_for_every_label_and_ties_are_named_together(found: LabRun) -> None:
+    with pytest.raises(ValueError, match="2 given, must be 3"):
+        bars_view(MEASURES["steps"], ["a", "b", "c"], [Bars("Run 1", [1, 2])])
+    first = found.results[0]
+    slow = {**first.figures, "peak": 1.0}
+    tied = [first, *(replace(first, label=name, figures=slow) for name in ("B", "C"))]
+    assert "B and C are last with 1" in verdict(LabRun(1, found.plan, tied))[0]

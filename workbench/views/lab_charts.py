@@ -121,7 +121,7 @@ def bars_view(scale: Scale, labels: Sequence[str], runs: Sequence[Bars], dark: b
     figure.update_yaxes(
         range=[len(labels) - 0.5, -0.5],
         tickvals=list(range(len(labels))),
-        ticktext=list(labels),
+        ticktext=[f"{label} " for label in labels],
         automargin=True,
         fixedrange=True,
         showgrid=False,

@@ -33,12 +33,12 @@ def _compared(scale: Scale, results: Sequence[Result], name: str) -> str:
     if not best:
         both = "the same everywhere" if len(known) > 1 else known[0][0]
         return f"{scale.title}: {both}, {scale.write(known[0][1])}."
-    names = _listed([known[i][0] for i in best])
+    ahead = [known[i][0] for i in best]
     top = known[best[0]][1]
-    label, worst = (min if scale.better == "more" else max)(known, key=lambda pair: pair[1])
-    verb = "is best" if len(best) == 1 else "are best"
-    last = f"{label} is last with {scale.write(worst)}{_times(top, worst)}"
-    return f"{scale.title}: {names} {verb} with {scale.write(top)}; {last}."
+    worst = (min if scale.better == "more" else max)(value for _, value in known)
+    behind = [label for label, value in known if value == worst]
+    last = f"{_listed(behind)} {_is(behind)} last with {scale.write(worst)}{_times(top, worst)}"
+    return f"{scale.title}: {_listed(ahead)} {_is(ahead)} best with {scale.write(top)}; {last}."
 
 
 def _times(a: float, b: float) -> str:
@@ -49,6 +49,10 @@ def _times(a: float, b: float) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _is(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _speed(run: LabRun) -> str:
