@@ -79,7 +79,7 @@ def write_replay_html(
     last: int | None = None,
     title: str | None = None,
     max_bytes: int = 8_000_000,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ReplayFile:
     """Writes a run as one HTML file that holds the viewer and every step.
 
@@ -114,7 +114,24 @@ def replay_html(
     Raises:
         ValueError: as for `write_replay_html`.
     """
-    return _build(history, first, last, title, max_bytes, None)[0]
+    return replay_and_note(history, first, last, title, max_bytes)[0]
+
+
+def replay_and_note(
+    history: History,
+    first: int | None = None,
+    last: int | None = None,
+    title: str | None = None,
+    max_bytes: int = 8_000_000,
+    progress: Progress | None = None,
+) -> tuple[str, str]:
+    """The text of the file, and what was left out, in words; empty if nothing was.
+
+    Raises:
+        ValueError: as for `write_replay_html`.
+    """
+    text, _, note = _build(history, first, last, title, max_bytes, progress)
+    return text, note
 
 
 def _build(

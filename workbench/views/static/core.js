@@ -89,6 +89,8 @@ window.KVW = window.KVW || {};
     chip.style.color = KVW.textOn(KVW.color(request));
   };
   KVW.onThemeChange = function (callback) {
-    new MutationObserver(callback).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    const observer = new MutationObserver(callback);
+    observer.observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    return observer;
   };
 })(window.KVW);

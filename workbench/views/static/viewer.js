@@ -6,7 +6,8 @@
      view(name, params) -> Promise of a view's JSON or null; params: step, dark, page, tier, request, sequence,
      exports: [{name, label, run(viewer)}] (optional),
    }
-   options: state (to begin with), onState(state). Gives {setState, state, go, refresh, pause}. */
+   options: state (to begin with), onState(state). Gives {setState, state, frame, go, refresh, pause, close, ready}.
+   Mounting another run in the same element closes the one before. */
 (function (KVW) {
   "use strict";
   const h = KVW.h;
@@ -33,7 +34,7 @@
       const views = this.meta.views || [];
       if (views.length) this.panels.push(new KVW.ChartPanel(this, grid.appendChild(KVW.panel("The whole run", "charts")), views));
       this.transport = new KVW.ViewerTransport(this, transport, this.meta);
-      KVW.onThemeChange(() => this.draw());
+      this.theme = KVW.onThemeChange(() => this.draw());
       KVW.stats.mounts += 1;
     }
 
@@ -192,6 +193,7 @@
   }
 
   KVW.mountViewer = function (root, source, options = {}) {
+    if (root.kvwViewer) root.kvwViewer.close();
     const viewer = new Viewer(root, source, options);
     const api = {
       get state() {
@@ -202,6 +204,11 @@
       },
       go: (step) => viewer.go(step),
       pause: () => viewer.transport.stop(),
+      close() {
+        viewer.transport.close();
+        viewer.theme.disconnect();
+        root.replaceChildren();
+      },
       setState(state) {
         Object.assign(viewer.state, Object.fromEntries(Object.entries(state).filter(([key, value]) => key in EMPTY && key !== "step" && value !== undefined)));
         if (!KVW.mapModes[viewer.state.color]) viewer.state.color = "request";
@@ -217,7 +224,7 @@
     };
     const start = { step: viewer.meta.live ? viewer.meta.last : Math.max(viewer.meta.first, Math.min(1, viewer.meta.last)), ...(options.state || {}) };
     api.ready = api.setState(start);
-    KVW.viewer = api;
+    KVW.viewer = root.kvwViewer = api;
     return api;
   };
 })(window.KVW);

@@ -47,7 +47,8 @@
           button("help", "?", "Keys (?)", () => this.help())),
         h("div", { class: "kvw-bar" }, this.scrub, this.marks), this.jumps);
       this.dialog = this.makeDialog(root);
-      document.addEventListener("keydown", (event) => this.key(event), true);
+      this.listening = new AbortController();
+      document.addEventListener("keydown", (event) => this.key(event), { capture: true, signal: this.listening.signal });
       new ResizeObserver(() => this.drawMarks()).observe(this.marks.parentNode);
       this.update(meta);
     }
@@ -140,6 +141,12 @@
       clearTimeout(this.timer);
       this.playing = false;
       this.label();
+    }
+
+    /** Listens to no key any more. */
+    close() {
+      this.stop();
+      this.listening.abort();
     }
 
     label() {
