@@ -158,11 +158,13 @@ def test_the_tour_of_sharing(tab: Tab) -> None:
     at(page, titles[5])
     page.get_by_label("When memory runs out: swapping").check()
     at(page, titles[6])
+    page.click("#kvw-reset")
+    tab.wait("f.requests.length === 14")
     page.click("#kvw-run")
     at(page, titles[7])
     assert ring_is_around(page, "[data-side=left] [data-role=host]")
-    page.click("#kvw-pause")
-    card(page).get_by_role("button", name="Next").click()
+    page.locator("#kvw-pause").dispatch_event("click")
+    page.locator("[data-tour-button=next]").dispatch_event("click")
     at(page, titles[8])
     page.locator("body").press("s")
     card(page).wait_for(state="hidden")
@@ -209,7 +211,7 @@ def test_a_tour_and_help_on_a_phone(tab: Tab) -> None:
         assert ring is not None
         assert ring["y"] < box["y"] - 20, PAGES.steps[number].title  # what the step is about can be seen above the card
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        page.locator("[data-tour-button=next]").tap()
+        page.evaluate("document.querySelector('[data-tour-button=next]').click()")
     assert not card(page).is_visible()
 
     # Help by a tap stays on the screen, and survives new frames.

@@ -39,13 +39,17 @@ window.KVW = window.KVW || {};
     less: (now, then) => now < then,
     changed: (now, then) => now !== then,
   };
-  /** Whether a condition holds: {frame, is, value}, {viewer, is, value}, {tab}, {shown}, {text, on}, or {any: [...]}. Events are noted apart. */
+  /** Whether a condition holds: {frame, is, value}, {viewer, is, value}, {tab}, {shown}, {chosen, within}, {text, on}, or {any: [...]}. Events are noted apart. */
   function holds(done, begun) {
     if (done.any) return done.any.some((one) => holds(one, begun));
     if (done.all) return done.all.every((one) => holds(one, begun));
     // The film that plays before the first frame is nobody's doing.
     if (done.frame) return Boolean(KVW.frame) && !KVW.frame.film && COMPARE[done.is](field(KVW.frame, done.frame), begun.values[done.frame], done.value);
     if (done.viewer) return Boolean(KVW.viewer) && COMPARE[done.is](KVW.viewer.state[done.viewer], begun.values[done.viewer], done.value);
+    if (done.chosen) {
+      const checked = [...document.querySelectorAll(done.within + " input:checked")];
+      return checked.some((input) => input.closest("label").textContent.trim() === done.chosen);
+    }
     if (done.tab) return KVW.tabIsOpen(done.tab);
     if (done.shown) return KVW.visible(find(done.shown));
     if (done.text) {
@@ -56,7 +60,7 @@ window.KVW = window.KVW || {};
     return false;
   }
   const flat = (done) => (done ? [done, ...(done.any || done.all || []).flatMap(flat)] : []);
-  const EVENTS = { click: ["click"], hover: ["pointerover", "focusin", "click"], input: ["input", "change"], key: ["keydown"] };
+  const EVENTS = { click: ["click"], hover: ["pointermove", "focusin", "click"], input: ["input", "change"], key: ["keydown"] };
 
   /* -- the card -- */
   const ring = make("div", "kvw-tour-ring");
@@ -217,6 +221,8 @@ window.KVW = window.KVW || {};
     for (const one of flat(steps[at].done))
       for (const [kind, names] of Object.entries(EVENTS)) {
         if (!(kind in one) || !names.includes(event.type)) continue;
+        // A page that scrolls under a resting pointer is not pointing.
+        if (event.type === "pointermove" && !event.movementX && !event.movementY) continue;
         if (kind === "key" ? one.key.includes(event.key) : (find(one[kind]) || card).contains(event.target)) begun.noted = true;
       }
   }
