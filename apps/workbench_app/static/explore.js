@@ -3,6 +3,9 @@
   "use strict";
   const STATE = ["step", "page", "host", "request", "sequence", "color", "order"];
   const LIVE_MS = 1000;
+  /** Names in the address that differ: Gradio takes "page" for a page of the app. */
+  const IN_LINK = { page: "selected_page" };
+  const inLink = (name) => IN_LINK[name] || name;
 
   class Explore {
     constructor(element) {
@@ -56,14 +59,14 @@
       const h = KVW.h;
       const size = KVW.number(item.steps) + " steps, " + KVW.number(Math.round(item.bytes / 1024)) + " KiB";
       const button = h("button", { type: "button", class: "kvw-button", text: "Open", "aria-label": "Open: " + item.title, "data-recording": item.name, onclick: () => this.openBundled(item.name, {}) });
-      return h("article", { class: "kvw-card", role: "listitem", "data-card": item.name }, h("h3", { text: item.title }), h("p", { text: item.words }), h("p", { class: "kvw-explore-note", text: size }), button);
+      return h("article", { class: "kvw-record", role: "listitem", "data-card": item.name }, h("h3", { text: item.title }), h("p", { text: item.words }), h("p", { class: "kvw-explore-note", text: size }), button);
     }
 
     /** What a link names: a recording of the gallery, or a key; and what is to be seen of it. */
     openQuery(query) {
       const state = {};
       for (const name of STATE) {
-        const text = query.get(name);
+        const text = query.get(inLink(name));
         if (text === null) continue;
         if (name === "host") state.host = text === "1";
         else if (name === "color" || name === "order") state[name] = text;
@@ -177,7 +180,7 @@
       const state = this.viewer.state;
       for (const name of STATE) {
         const value = state[name];
-        if (name === "host" ? value : name === "color" ? value !== "request" : typeof value === "number" ? value >= 0 : value) query.set(name, name === "host" ? 1 : value);
+        if (name === "host" ? value : name === "color" ? value !== "request" : typeof value === "number" ? value >= 0 : value) query.set(inLink(name), name === "host" ? 1 : value);
       }
       return query;
     }
