@@ -35,6 +35,7 @@ class _Plan:
     archives: list[Archive] | None
     batches: list[EventBatch]
     marks: range
+    is_step_back: bool
     generation: int
 
 
@@ -150,7 +151,7 @@ class History(ABC):
         """How to build the state after so many batches. Called under the lock."""
         keyframe = bisect_right(self._keyframes, stop) - 1
         start = self._keyframes[keyframe]
-        marks = self._states.wanted_marks(start, stop)
+        marks, is_step_back = self._states.wanted_marks(start, stop), self._states.is_step_back(stop)
         state, is_own, data, archives = None, True, b"", None
         known = self._states.take(start, stop)
         if known is not None:
@@ -158,7 +159,9 @@ class History(ABC):
         else:
             data, archives = self._read_keyframe(keyframe), self._archives(keyframe)
         batches = self._read_batches(start, stop)
-        return _Plan(start, stop, state, is_own, keyframe, data, archives, batches, marks, self._generation)
+        return _Plan(
+            start, stop, state, is_own, keyframe, data, archives, batches, marks, is_step_back, self._generation
+        )
 
     def _build(self, plan: _Plan) -> PageMap:
         state = plan.state
@@ -172,10 +175,15 @@ class History(ABC):
                 self._apply(state, event)
             if position in plan.marks:
                 marks[position] = copy_sharing(state)
+        is_kept_already = state is plan.state and not plan.is_own
+        # Who walks back has no use for this state on the next step: it need not be kept, and so not be copied either.
+        is_given_away = plan.is_step_back and not is_kept_already
         with self._lock:
             if plan.generation == self._generation:
-                self._states.put(plan.stop, state, marks)
-        return copy_sharing(state)
+                num_pages = len(state.pages) + len(state.host_pages)
+                kept = None if is_kept_already or is_given_away else state
+                self._states.put(plan.stop, kept, marks, num_pages)
+        return state if is_given_away else copy_sharing(state)
 
     @overload
     def events(self, step: int) -> list[AnyEvent]: ...

@@ -8,6 +8,7 @@ that are put together from them share the ended requests.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 
 import msgspec
 
@@ -152,7 +153,11 @@ def complete(lean: PageMap, archives: Iterable[Archive]) -> PageMap:
 
 def copy_sharing(state: PageMap) -> PageMap:
     """A copy that later events do not change. Ended requests are shared with the original."""
-    copied = decode_page_map(encode_lean(state))
+    lean = _lean(state)
+    lean.pages, lean.host_pages = [], []
+    copied = decode_page_map(encode_page_map(lean))
+    copied.pages = [copy(page) for page in state.pages]  # flat: four times as fast as encoding them
+    copied.host_pages = [copy(page) for page in state.host_pages]
     copied.requests = state.requests | copied.requests
     copied.request_ids = dict(state.request_ids)
     return copied

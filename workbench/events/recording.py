@@ -36,7 +36,8 @@ _DISTRIBUTIONS = ("kv-workbench", "msgspec", "numpy", "torch", "transformers", "
 
 
 @functools.cache
-def _header() -> Header:
+def new_header() -> Header:
+    """The header of a recording that is made by this process."""
     versions = {"python": platform.python_version()}
     for name in _DISTRIBUTIONS:
         try:
@@ -106,7 +107,7 @@ class Recorder:
         if isinstance(self._target, str | os.PathLike):
             self._file = open(self._target, "wb")  # noqa: SIM115
         try:
-            self._writer = TraceWriter(self._file or self._target, _header())  # type: ignore[arg-type]
+            self._writer = TraceWriter(self._file or self._target, new_header())  # type: ignore[arg-type]
             self._subscription = self._bus.subscribe(self._on_batch, self._on_snapshot, deferred=True)
         except BaseException:
             if self._file is not None:
@@ -236,6 +237,7 @@ class Recording(History):
         try:
             recording = cls(TraceReader(file, name))
             recording.initial  # noqa: B018 - a file whose snapshot makes no sense is refused here, not later
+            recording._read_archives()
         except BaseException:
             file.close()
             raise
@@ -247,6 +249,14 @@ class Recording(History):
 
     def _read_keyframe(self, index: int) -> bytes:
         return self._reader.read(self._keyframe_frames[index])
+
+    def _read_archives(self) -> None:
+        """Reads all archives now, so that no later read is slowed down by it."""
+        try:
+            with self._lock:
+                self._archives(len(self._keyframe_frames) - 1)
+        except RecordingError:  # whoever reads what needs it is told
+            pass
 
     def _archives(self, index: int) -> list[Archive] | None:
         if self._archive_frames[index] is None:

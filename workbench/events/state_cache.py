@@ -8,6 +8,8 @@ from workbench.events.page_map import PageMap
 
 #: Steps back up to this distance count as walking back, which is worth leaving marks for.
 _NEAR = 64
+#: Batches between marks, at least.
+_INTERVAL = 16
 #: Pages in all states that are kept, and most of those states.
 _MAX_PAGES, _MAX_STATES = 500_000, 64
 
@@ -45,17 +47,22 @@ class StateCache:
         self._marks.move_to_end(best)
         return best, self._marks[best], False
 
+    def is_step_back(self, position: int) -> bool:
+        """Whether ``position`` lies a little before what was read last."""
+        return 0 < self._last_position - position <= _NEAR
+
     def wanted_marks(self, start: int, stop: int) -> range:
         """Where to leave marks on the way from ``start`` to ``stop``."""
-        if not 0 < self._last_position - stop <= _NEAR:
+        if not self.is_step_back(stop):
             return range(0)
-        interval = max(8, -(-(stop - start) // 32))
+        interval = max(_INTERVAL, -(-(stop - start) // 16))
         return range(start + interval, stop, interval)
 
-    def put(self, position: int, state: PageMap, marks: dict[int, PageMap]) -> None:
-        """Keeps what was read."""
-        self._latest, self._last_position = (position, state), position
+    def put(self, position: int, state: PageMap | None, marks: dict[int, PageMap], num_pages: int) -> None:
+        """Keeps what was read. ``state`` None: it is the reader's own, only where it was is of interest."""
+        self._last_position = position
+        if state is not None:
+            self._latest = position, state
         self._marks.update(marks)
-        pages = len(state.pages) + len(state.host_pages)
-        while len(self._marks) > max(2, min(_MAX_STATES, _MAX_PAGES // max(1, pages))):
+        while len(self._marks) > max(2, min(_MAX_STATES, _MAX_PAGES // max(1, num_pages))):
             self._marks.popitem(last=False)
