@@ -74,8 +74,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tiers.add_argument("--blocks", type=int, default=1024, help="most pages moved at once [%(default)s]")
     _add_device(tiers)
     add_shape(tiers)
+    travel = benches.add_parser(
+        "travel",
+        help="time travel: a state of a long recording, forwards, backwards and at random",
+        description="Records a long run of the engine, with tokens that are drawn instead of computed, into a "
+        "temporary folder. Then: how long it takes to open the file, and to read the state at a step.",
+    )
+    travel.add_argument("--steps", type=int, default=50_000, help="[%(default)s]")
+    travel.add_argument("--num-blocks", type=int, default=1024, help="pages in the pool [%(default)s]")
+    travel.add_argument("--max-num-seqs", type=int, default=16, help="[%(default)s]")
+    travel.add_argument("--mean-tokens", type=int, default=175, help="of an ordinary output [%(default)s]")
+    travel.add_argument("--reads", type=int, default=1000, help="of each kind [%(default)s]")
     added = add_experiments(benches)
-    for bench in (cpu, memory, gpu, tiers, *added):
+    for bench in (cpu, memory, gpu, tiers, travel, *added):
         bench.add_argument("--out", type=Path, help="also write the report (Markdown) to this file")
 
 
