@@ -212,3 +212,16 @@ def test_a_real_run(sampled: list[tuple[PageMap, list[AnyEvent]]]) -> None:
             assert [row[-1] for row in view.table.rows if row[-1] is not None] == [event.source for event in mine]
             copied += len(mine)
     assert copied == 2
+
+
+def test_narrow_pictures_say_less_and_mean_the_same(sampled: list[tuple[PageMap, list[AnyEvent]]]) -> None:
+    state, events = sampled[1]
+    name = next(iter(state.sequences))
+    wide, narrow = (block_table_view(state, name, 0, events, narrow=value) for value in (False, True))
+    assert (wide.caption, wide.table) == (narrow.caption, narrow.table)
+    assert trace(narrow, "pages").customdata == trace(wide, "pages").customdata
+    assert trace(wide, "pages").text[0] == f"<b>page {wide.table.rows[0][2]}</b>"
+    assert trace(narrow, "pages").text[0] == f"<b>{wide.table.rows[0][2]}</b>"
+    together = block_tables_view(state, 0, narrow=True)
+    assert together.caption == block_tables_view(state, 0).caption
+    assert max(len(text) for text in trace(together, "pages").text) < 24

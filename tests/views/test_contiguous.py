@@ -15,7 +15,7 @@ from workbench.views import contiguous_view
 
 
 @given(st.integers(0, 1 << 20), st.integers(1, 40))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_rows_cover_the_arena(seed: int, steps: int) -> None:
     state = Simulation(seed, "contiguous", num_blocks=16).run(steps).bus.page_map
     view = contiguous_view(state, dark=bool(seed % 2))

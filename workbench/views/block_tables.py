@@ -44,11 +44,16 @@ class _Run:
         return tuple((entry.tier, entry.block) for entry in self.entries if entry.tier is not None)
 
 
-def block_tables_view(page_map: PageMap, request: int, group: int = 0, dark: bool = False) -> View:
+def block_tables_view(
+    page_map: PageMap, request: int, group: int = 0, dark: bool = False, narrow: bool = False
+) -> View:
     """The block tables of all sequences of a request. Each physical page is drawn once, and every table that has it
     points to it.
 
     Of many pages, neighbours that the same sequences use are drawn together; of many sequences, the first twelve.
+
+    Args:
+        narrow: for a phone: fewer words.
 
     Raises:
         ValueError: the request has no pages, or no such layer group.
@@ -62,7 +67,7 @@ def block_tables_view(page_map: PageMap, request: int, group: int = 0, dark: boo
     drawn = runs[:_MAX_ROWS]
     theme = DARK if dark else LIGHT
     title = f"Block tables of request {request_label(request)}, step {page_map.step}"
-    figure = _figure(page_map, drawn, users, theme, title)
+    figure = _figure(page_map, drawn, users, theme, title, narrow)
     caption = _caption(page_map, request, sequences, tables, drawn, len(shown))
     return View(figure, caption, _table(page_map, request, sequences, tables))
 
@@ -110,6 +115,7 @@ def _figure(
     users: dict[tuple[Tier, int], list[int]],
     theme: dict[str, str],
     title: str,
+    narrow: bool,
 ) -> go.Figure:
     """Tables on the left, pages on the right, and lines between them, with a colour for each table."""
     left: list[tuple[float, _Run]] = []
@@ -128,7 +134,7 @@ def _figure(
     colors = {name: REQUEST_COLORS[number % len(REQUEST_COLORS)] for number, name in enumerate(names)}
     traces = [_links(page_map, name, left, places, colors[name], number) for number, name in enumerate(names)]
     traces += _boxes(left, places, users, colors, theme)
-    traces += _labels(page_map, left, places, users, headings, colors, theme)
+    traces += _labels(page_map, left, places, users, headings, colors, theme, narrow)
     return go.Figure(traces, _layout(theme, height, title))
 
 
@@ -199,6 +205,7 @@ def _labels(
     headings: list[tuple[float, str]],
     colors: dict[int, str],
     theme: dict[str, str],
+    narrow: bool,
 ) -> list[go.Scatter]:
     def texts(x: float, rows: list[tuple[float, str]], color: str, **more: Any) -> go.Scatter:
         font = {"color": color, "size": 12}
@@ -210,8 +217,8 @@ def _labels(
     by_color: dict[str, list[tuple[float, str]]] = {}
     for at, run in left:
         color = mix(colors[run.sequence], theme["free"], 0.4) if run.key else theme["free"]
-        by_color.setdefault(text_color(color), []).append((at, _row_text(run)))
-    pages = [(at, _node_text(page_map, key, users[key[0]])) for key, at in places.items()]
+        by_color.setdefault(text_color(color), []).append((at, _row_text(run, narrow)))
+    pages = [(at, _node_text(page_map, key, users[key[0]], narrow)) for key, at in places.items()]
     clicks = [["host_page" if key[0][0] is Tier.HOST else "page", key[0][1]] for key in places]
     return [
         texts(_LEFT[0], [(y, f"<b>{name}</b>") for y, name in headings], theme["text"], name="headings"),
@@ -220,23 +227,27 @@ def _labels(
     ]
 
 
-def _row_text(run: _Run) -> str:
+def _row_text(run: _Run, narrow: bool) -> str:
     first, last = run.entries[0].index, run.entries[-1].index
     name = f"page {first}" if first == last else f"pages {first} to {last}"
+    if narrow:
+        name = str(first) if first == last else f"{first}–{last}"
     if not run.key:
         return f"{name}: behind the window, gone"
     text = "".join("".join(entry.tokens) for entry in run.entries)
-    return f"{name}: “{visible_text(text, 36)}”" if text else name
+    return f"{name}: “{visible_text(text, 15 if narrow else 36)}”" if text else name
 
 
-def _node_text(page_map: PageMap, key: tuple[tuple[Tier, int], ...], users: Sequence[int]) -> str:
+def _node_text(page_map: PageMap, key: tuple[tuple[Tier, int], ...], users: Sequence[int], narrow: bool) -> str:
     noun = "host page" if key[0][0] is Tier.HOST else "page"
     blocks = [str(block) for _, block in key]
+    if narrow and len(key) > 1:
+        return f"<b>{len(key)} {noun}s</b> ×{len(users)}"
     name = f"<b>{noun} {blocks[0]}</b>" if len(key) == 1 else f"<b>{len(key)} {noun}s</b>: {', '.join(blocks[:4])}"
     name += ", …" if len(blocks) > 4 else ""
     if len(users) == 1:
         return name
-    return f"{name} ×{len(users)}" + (f" ({names_of(page_map, users, 3)})" if len(key) == 1 else "")
+    return f"{name} ×{len(users)}" + (f" ({names_of(page_map, users, 3)})" if len(key) == 1 and not narrow else "")
 
 
 def _caption(

@@ -11,6 +11,7 @@ from workbench.events import PageMap
 from workbench.events.holdings import holdings
 from workbench.events.types import Tier
 from workbench.views import page_map_draw as draw
+from workbench.views import page_map_labels as labels
 from workbench.views.grid import is_starved
 from workbench.views.page_map_cells import Level, cells_of, choose_level, paint_of
 from workbench.views.page_map_columns import Columns, tier_columns
@@ -79,8 +80,8 @@ def page_map_view(
             *(trace for part in placed for trace in draw.heatmaps(part, mode, paint, level)),
             *draw.strokes(placed, level, theme, scattered),
             *([draw.edges(placed, level, theme, page_map.is_paged)] if level.slots > 1 else []),
-            *draw.labels(placed, mode, paint, level, places, page_map.is_paged),
-            *draw.legend(placed, mode, paint, level, theme, scattered),
+            *labels.labels(placed, mode, paint, level, places, page_map.is_paged),
+            *labels.legend(placed, mode, paint, level, theme, scattered),
         ]
     )
     rows = placed[-1].first_row + placed[-1].rows

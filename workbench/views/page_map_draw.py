@@ -11,13 +11,10 @@ import plotly.graph_objects as go
 from workbench.views.page_map_cells import Cells, Level, Paint
 from workbench.views.page_map_columns import CACHED, FREE, RESERVED, ROUNDING, STATE_WORDS, TOKENS, Columns
 from workbench.views.page_map_modes import Mode
-from workbench.views.palette import request_label, text_color
 from workbench.views.words import CAUSE_WORDS
 
-#: Cells up to which each has its label; in larger pictures, runs of like cells have one.
-_MAX_LABELLED, _MAX_RUN_LABELS = 1100, 400
 #: For how wide a picture labels are chosen, in pixels; on a narrower one they move together.
-_WIDTH = 900
+LABEL_WIDTH = 900
 #: Columns up to which each shared page has its own frame.
 _MAX_FRAMED_COLUMNS = 64
 #: Strokes are drawn for so many cells at most.
@@ -42,10 +39,10 @@ class Placed:
 
     def runs(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First cells and lengths of the runs of neighbours in a row that are wanted."""
-        return _runs(np.where(wanted, 1, 0), self.columns, lambda value: value == 1)
+        return find_runs(np.where(wanted, 1, 0), self.columns, lambda value: value == 1)
 
 
-def _runs(values: np.ndarray, columns: int, keep: Any) -> tuple[np.ndarray, np.ndarray]:
+def find_runs(values: np.ndarray, columns: int, keep: Any) -> tuple[np.ndarray, np.ndarray]:
     if not len(values):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     begins = np.ones(len(values), bool)
@@ -117,16 +114,15 @@ def _hover(placed: Placed, mode: Mode, level: Level, first: int, rows: int, widt
     cells, columns = placed.cells, placed.cells.columns
     part = slice(first, first + rows * width)
     start = columns.first + np.arange(len(cells))[part] * level.per_cell
-    words = _words(cells, mode)
+    words = _words(cells, mode, mode.is_mean and level.per_cell > 1)
     if level.per_cell > 1:
         slots = np.maximum(1, cells.in_use * columns.size)
         percents = np.round(100 * cells.filled / slots)[part].astype(np.int64)
         stop = start + cells.pages[part] - 1
         numbers = [start, stop, cells.share[part], cells.pages[part], cells.in_use[part], percents]
-        what = "their mean: " if mode.is_mean else ""
         template = (
-            f"{columns.noun}s %{{customdata[0]}} to %{{customdata[1]}}: {what}%{{text}}<br>%{{customdata[2]}} of "
-            "%{customdata[3]} are so; %{customdata[4]} in use, %{customdata[5]} % of their slots filled"
+            f"{columns.noun}s %{{customdata[0]}} to %{{customdata[1]}}: %{{text}} (%{{customdata[2]}} of "
+            "%{customdata[3]})<br>%{customdata[4]} in use, %{customdata[5]} % of their slots filled"
         )
     else:
         numbers = [start, columns.filled[part], columns.refs[part], columns.since[part]]
@@ -144,17 +140,16 @@ def _hover(placed: Placed, mode: Mode, level: Level, first: int, rows: int, widt
     }
 
 
-def _words(cells: Cells, mode: Mode) -> np.ndarray:
+def _words(cells: Cells, mode: Mode, averaged: bool) -> np.ndarray:
     """A few words per cell; each different text is made once."""
-    texts: list[str] = []
-    places: dict[tuple[int, float], int] = {}
     rounded = np.round(cells.numbers, 3)
     pairs = np.stack([cells.state.astype(float), np.nan_to_num(rounded, nan=-1.0)], axis=1)
     different, inverse = np.unique(pairs, axis=0, return_inverse=True)
-    for state, number in different.tolist():
-        places[(int(state), number)] = len(texts)
-        texts.append(_word(int(state), number, mode))
-    return np.array(texts, dtype=object)[inverse.reshape(-1)] if texts else np.zeros(0, dtype=object)
+    texts = [
+        ("on average " if averaged and number >= 0 else "") + _word(int(state), number, mode)
+        for state, number in different.tolist()
+    ]
+    return np.array(texts, dtype=object)[inverse.reshape(-1)]
 
 
 def _word(state: int, number: float, mode: Mode) -> str:
@@ -222,7 +217,7 @@ def _hatches(
     page = np.flatnonzero(wanted & (begin < end))
     left, top = tier.places(page)
     low, high = left + begin[page] / columns.size, left + end[page] / columns.size
-    step = min(1.0, level.row_height * level.columns / _WIDTH)
+    step = min(1.0, level.row_height * level.columns / LABEL_WIDTH)
     result = []
     for number in range(int(np.ceil(1 / step))):
         start = low + number * step
@@ -254,136 +249,3 @@ def edges(placed: list[Placed], level: Level, theme: dict[str, str], paged: bool
         y = np.arange(tier.first_row, tier.first_row + tier.rows + 1, dtype=np.float32)
         paths.append(_path((np.zeros_like(y), y), (np.full_like(y, level.columns), y)))
     return _lines(paths, theme["line"], 2, "edges")
-
-
-# -- labels --------------------------------------------------------------------------------------------------------
-
-
-def labels(
-    placed: list[Placed], mode: Mode, paint: Paint, level: Level, orders: dict[int, int], paged: bool
-) -> list[go.Scatter]:
-    """What cells show, in a few characters: each cell by itself, or a run of like ones together.
-
-    ``orders``: page to its place in the free list or the order of eviction; written instead of all else.
-    """
-    by_color: dict[str, list[tuple[float, float, str]]] = {}
-    font = 11 if level.row_height >= 16 else 9
-    for number, tier in enumerate(placed):
-        for cell, length, text in _label_texts(tier, mode, level, orders if number == 0 else {}, paged):
-            x, y = cell % tier.columns, cell // tier.columns + tier.first_row
-            wide = level.slots > 1
-            code = tier.cells.codes[cell, 0]
-            at = min(length / 2, 0.62 * font * len(text) * level.columns / _WIDTH / 2 + 0.06) if wide else length / 2
-            by_color.setdefault(text_color(paint.colors[code]), []).append((x + at, y + 0.5, text))
-    return [
-        go.Scatter(
-            x=np.array([x for x, _, _ in written], np.float32),
-            y=np.array([y for _, y, _ in written], np.float32),
-            text=[text for *_, text in written],
-            mode="text",
-            textfont={"color": color, "size": font},
-            hoverinfo="skip",
-            showlegend=False,
-            name="labels",
-        )
-        for color, written in by_color.items()
-    ]
-
-
-def _label_texts(
-    tier: Placed, mode: Mode, level: Level, orders: dict[int, int], paged: bool
-) -> list[tuple[int, int, str]]:
-    """First cell, number of cells and text of every label."""
-    cells = tier.cells
-    room = _WIDTH / level.columns
-    fits = 7 if level.row_height >= 16 else 5.5
-    result: list[tuple[int, int, str]] = []
-    if orders and level.per_cell == 1:
-        wanted = [(page - cells.columns.first, str(place)) for page, place in orders.items()]
-        here = [(page, 1, text) for page, text in wanted if 0 <= page < len(cells) and room >= fits * len(text)]
-        result = here[:_MAX_LABELLED]
-    if orders and mode.is_mean:
-        return result  # other numbers beside those would be taken for places in the order
-    if len(cells) <= _MAX_LABELLED and paged:
-        for cell in np.flatnonzero(~np.isnan(cells.numbers)).tolist():
-            if cell + cells.columns.first in orders:
-                continue
-            text = mode.label(cells.numbers[cell])
-            refs = int(cells.columns.refs[cell]) if level.per_cell == 1 else 1
-            if mode.name == "request" and refs > 1 and room >= fits * (len(text) + 1 + len(str(refs))):
-                text += f"×{refs}"
-            if room >= fits * len(text):
-                result.append((cell, 1, text))
-        return result
-    values = np.nan_to_num(mode.class_of(cells.numbers) if mode.is_mean else cells.numbers, nan=-1)
-    first, length = _runs(values, tier.columns, lambda value: value >= 0)
-    order = np.argsort(-length, kind="stable")[:_MAX_RUN_LABELS]
-    for place in order:
-        cell, count = int(first[place]), int(length[place])
-        text = _run_text(mode, cells, cell, count)
-        if count * room >= fits * len(text) + 2:
-            result.append((cell, count, text))
-    return result
-
-
-def _run_text(mode: Mode, cells: Cells, first: int, length: int) -> str:
-    part = cells.numbers[first : first + length]
-    return mode.label(float(part.mean()) if mode.is_mean else float(part[0]))
-
-
-# -- legend --------------------------------------------------------------------------------------------------------
-
-
-def legend(
-    placed: list[Placed], mode: Mode, paint: Paint, level: Level, theme: dict[str, str], scattered: bool
-) -> list[go.Bar]:
-    """Swatches for what is in the picture, with the same hatching."""
-    codes = set()
-    for tier in placed:
-        codes |= set(np.unique(tier.cells.codes).tolist())
-    state = np.concatenate([tier.cells.state for tier in placed])
-    columns = [tier.cells.columns for tier in placed]
-    entries: list[tuple[str, str, str]] = []
-    for number, name in enumerate(mode.names or _request_names(columns, len(mode.colors))):
-        if {number, number + paint.classes} & codes:
-            entries.append((name, mode.colors[number], ""))
-    if paint.unknown in codes:
-        entries.append((mode.unknown, paint.colors[paint.unknown], ""))
-    tinted = [code - paint.classes for code in sorted(codes) if paint.classes <= code < 2 * paint.classes]
-    empty = any(bool(((c.filled < c.held) & c.in_use).any()) for c in columns)
-    if empty and level.per_cell == 1:
-        tint = paint.colors[paint.classes + tinted[0]] if tinted else theme["free"]
-        entries.append(("reserved, still empty", tint, "/"))
-    if any(bool(((c.held < c.size) & (c.in_use | (c.state == ROUNDING))).any()) for c in columns):
-        entries.append(("lost to rounding", theme["rounding"], "x"))
-    if CACHED in state:
-        pale = ", paler" if mode.of_idle else ""
-        entries.append((f"kept for reuse (cached{pale})", theme["cached"], "-"))
-    if FREE in state and scattered:
-        entries.append(("free, but in pieces that are too small", theme["free"], "."))
-    elif FREE in state:
-        entries.append(("free" + (" (paler; plain: never used)" if mode.of_idle else ""), theme["free"], ""))
-    line = {"color": theme["hatch"], "width": 1}
-    bars = [
-        go.Bar(
-            x=[None],
-            y=[None],
-            name=name,
-            hoverinfo="skip",
-            marker={"color": color, "line": line, "pattern": {"shape": shape, "fgcolor": theme["hatch"], "size": 5}},
-        )
-        for name, color, shape in entries
-    ]
-    if any(tier.cells.shared.any() for tier in placed):
-        frame = {"color": "rgba(0,0,0,0)", "line": {"color": theme["text"], "width": 2}}
-        bars.append(go.Bar(x=[None], y=[None], name="framed: shared", hoverinfo="skip", marker=frame))
-    return bars
-
-
-def _request_names(columns: list[Columns], count: int) -> list[str]:
-    """For each of so many colours, the requests in the picture that have it."""
-    by_color: list[list[str]] = [[] for _ in range(count)]
-    for request in np.unique(np.concatenate([part.request for part in columns])).tolist():
-        if request >= 0:
-            by_color[request % count].append(request_label(request))
-    return [", ".join(names[:4]) + (", …" if len(names) > 4 else "") for names in by_color]
