@@ -13,7 +13,7 @@ import pytest
 import workbench.views
 from tests.views import scenes
 from workbench.events import Cause, PageMap
-from workbench.events.types import PrefixHit, RequestQueued, Tier
+from workbench.events.types import PageMassSampled, PrefixHit, RequestQueued, Tier
 from workbench.views import (
     blocked_words,
     map_payload,
@@ -27,7 +27,7 @@ from workbench.views import (
 )
 from workbench.views.grid import Use, grid_columns, is_starved, spans
 from workbench.views.palette import DARK, LIGHT, REQUEST_COLORS, luminance, mix, text_color
-from workbench.views.payload import CACHED_PAGE, CAUSES, FREE_PAGE, MAX_SAMPLES
+from workbench.views.payload import CACHED_PAGE, CAUSES, FREE_PAGE, MAX_SAMPLES, map_constants
 from workbench.views.words import CAUSE_WORDS, percent, token_share
 
 
@@ -185,6 +185,27 @@ def test_what_is_cached_is_told_from_what_is_free() -> None:
         assert colors["cached"] != colors["free"]
         lights = sorted((luminance(colors["cached"]), luminance(colors["hatch"])))
         assert (lights[1] + 0.05) / (lights[0] + 0.05) >= 3
+
+
+def test_payload_tells_orders_and_attention() -> None:
+    bus = scenes.start("paged")
+    scenes.add(bus, 0)
+    for index, block in enumerate((3, 5)):
+        scenes.page(bus, 0, block, index)
+    scenes.write(bus, 0, 4, 3)
+    scenes.write(bus, 0, 2, 5)
+    bus.flush()
+    assert "mass" not in map_payload(bus.page_map)
+    bus.emit(PageMassSampled(sequence=0, query=5, mass=[0.75, 0.125]))
+    bus.flush()
+    payload = map_payload(bus.page_map, orders=True)
+    assert payload["mass"] == [-1, -1, -1, 750, -1, 125, -1, -1]
+    assert payload["free"] == [0, 1, 2, 4, 6, 7]
+    assert payload["evict"] is None  # the run names no policy
+    constants = map_constants()
+    assert len(constants["causes"]) == len(constants["family_of"]) == len(CAUSES)
+    name, letter, _ = constants["families"][constants["family_of"][CAUSES.index(Cause.ADMISSION)]]
+    assert (name, letter) == ("prompt", "P")
 
 
 def test_payload_tells_every_region() -> None:

@@ -18,6 +18,7 @@
         h("button", { type: "button", role: "tab", id: this.id + name, "data-chart": name, "aria-controls": this.id, text: NAMES[name] || name.replace(/_/g, " "), onclick: () => this.show(name), onkeydown: (event) => this.rove(event) })));
       this.caption = h("p", { class: "kvw-chart-caption" });
       this.plot = h("div", { class: "kvw-chart" });
+      this.line = h("div", { class: "kvw-cursor", "aria-hidden": "true", hidden: true });
       this.tableBox = KVW.scroller("Chart as a table");
       this.tableBox.hidden = true;
       this.tableButton = h("button", { type: "button", class: "kvw-button", "aria-pressed": "false", text: "Table", onclick: () => this.toggleTable() });
@@ -27,7 +28,7 @@
       new IntersectionObserver((entries) => {
         if (entries.some((entry) => entry.isIntersecting) && !this.name) this.show(names[0]);
       }).observe(root);
-      new ResizeObserver(() => this.drawn && Plotly.Plots.resize(this.plot)).observe(this.plot);
+      new ResizeObserver(() => this.drawn && this.plot.getClientRects().length && Plotly.Plots.resize(this.plot)).observe(this.plot);
     }
 
     rove(event) {
@@ -95,11 +96,15 @@
       this.fillTable();
       this.plot.hidden = !view.data;
       if (!view.data) return undefined;
-      const layout = { ...view.layout, autosize: true };
+      const layout = { ...this.takeCursor(view.layout), autosize: true };
       delete layout.width;
       this.plot.style.height = (layout.height || 420) + "px";
       await Plotly.react(this.plot, view.data, layout, { displaylogo: false, responsive: true });
-      if (!this.drawn) this.plot.on("plotly_click", (event) => this.click(event));
+      if (!this.drawn) {
+        this.plot.on("plotly_click", (event) => this.click(event));
+        this.plot.on("plotly_afterplot", () => this.moveCursor(this.viewer.state.step)); // after zooming, too
+        this.plot.append(this.line);
+      }
       this.drawn = true;
       this.moveCursor(this.viewer.state.step);
       return undefined;
@@ -112,11 +117,23 @@
       this.tableBox.replaceChildren();
     }
 
+    /** The author's cursor shape says which axis; a line above the chart stands for it. Plotly takes a hundred times
+        longer to move a shape than the browser to move a line. */
+    takeCursor(layout) {
+      const shapes = layout.shapes || [];
+      this.cursor = shapes.find((shape) => shape.name === "cursor") || null;
+      return { ...layout, shapes: shapes.filter((shape) => shape.name !== "cursor") };
+    }
+
     moveCursor(step) {
-      if (!this.drawn || this.plot.hidden || !this.plot.layout) return;
-      const at = (this.plot.layout.shapes || []).findIndex((shape) => shape.name === "cursor");
-      if (at < 0 || this.plot.layout.shapes[at].x0 === step) return;
-      Plotly.relayout(this.plot, { ["shapes[" + at + "].x0"]: step, ["shapes[" + at + "].x1"]: step });
+      const full = this.plot._fullLayout;
+      this.line.hidden = !this.cursor || !this.drawn || this.plot.hidden || !full;
+      if (this.line.hidden) return;
+      const axis = full[(this.cursor.xref || "x").replace("x", "xaxis")];
+      const at = axis ? axis.l2p(step) : -1;
+      this.line.hidden = !axis || at < 0 || at > axis._length;
+      if (this.line.hidden) return;
+      Object.assign(this.line.style, { top: full._size.t + "px", height: full._size.h + "px", transform: "translateX(" + (axis._offset + at) + "px)" });
     }
 
     click(event) {
