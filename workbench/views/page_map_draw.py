@@ -18,7 +18,7 @@ LABEL_WIDTH = 900
 #: Columns up to which each shared page has its own frame.
 _MAX_FRAMED_COLUMNS = 64
 #: Strokes are drawn for so many cells at most.
-_MAX_STROKED = 6000
+MAX_STROKED = 6000
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def strokes(placed: list[Placed], level: Level, theme: dict[str, str], scattered
     dots: list[tuple[np.ndarray, np.ndarray]] = []
     for tier in placed:
         columns = tier.cells.columns
-        if level.per_cell == 1 and len(tier.cells) <= _MAX_STROKED:
+        if level.per_cell == 1 and len(tier.cells) <= MAX_STROKED:
             oblique += _hatches(tier, columns.filled, columns.held, level, columns.in_use, False)
             lost = columns.in_use | (columns.state == ROUNDING)
             whole = np.full(len(columns), columns.size)

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from workbench.views.page_map_cells import Cells, Level, Paint
 from workbench.views.page_map_columns import CACHED, FREE, ROUNDING, Columns
-from workbench.views.page_map_draw import LABEL_WIDTH, Placed, find_runs
+from workbench.views.page_map_draw import LABEL_WIDTH, MAX_STROKED, Placed, find_runs
 from workbench.views.page_map_modes import Mode
 from workbench.views.palette import request_label, text_color
 
@@ -109,8 +109,9 @@ def legend(
     if paint.unknown in codes:
         entries.append((mode.unknown, paint.colors[paint.unknown], ""))
     tinted = [code - paint.classes for code in sorted(codes) if paint.classes <= code < 2 * paint.classes]
-    empty = any(bool(((c.filled < c.held) & c.in_use).any()) for c in columns)
-    if empty and level.per_cell == 1:
+    stroked = [part.cells.columns for part in placed if level.per_cell == 1 and len(part.cells) <= MAX_STROKED]
+    empty = any(bool(((c.filled < c.held) & c.in_use).any()) for c in stroked)
+    if empty:
         tint = paint.colors[paint.classes + tinted[0]] if tinted else theme["free"]
         entries.append(("reserved, still empty", tint, "/"))
     if any(bool(((c.held < c.size) & (c.in_use | (c.state == ROUNDING))).any()) for c in columns):
