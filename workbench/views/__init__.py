@@ -14,7 +14,7 @@ from workbench.views.page_map import page_map_view, zoom_window
 from workbench.views.palette import request_color, request_label
 from workbench.views.payload import map_payload, request_rows
 from workbench.views.preemption import preemption_view
-from workbench.views.replay_html import ReplayFile, replay_html, show_replay, write_replay_html
+from workbench.views.replay_html import ReplayFile, show_replay, write_replay_html
 from workbench.views.request_life import request_life_view
 from workbench.views.series import RunSeries
 from workbench.views.sharing_tree import sharing_tree_view
@@ -40,7 +40,6 @@ __all__ = [
     "page_map_figure",
     "page_map_view",
     "preemption_view",
-    "replay_html",
     "request_color",
     "request_label",
     "request_life_view",

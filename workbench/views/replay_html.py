@@ -265,7 +265,9 @@ def show_replay(history: History, height: int = 900, title: str | None = None, m
 
     inner = html.escape(replay_html(history, title=title, max_bytes=max_bytes), quote=True)
     label = "Replay of a run, step by step"
-    return HTML(f'<iframe title="{label}" style="width:100%;height:{height}px;border:0" srcdoc="{inner}"></iframe>')
+    return HTML(
+        f'<div><iframe title="{label}" style="width:100%;height:{height}px;border:0" srcdoc="{inner}"></iframe></div>'
+    )
 
 
 def _in_notebook() -> bool:

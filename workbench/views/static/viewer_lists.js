@@ -23,6 +23,7 @@
 
     draw(frame, state) {
       KVW.setText(this.waiting, frame.waiting);
+      KVW.setText(this.box.querySelectorAll("th")[3], frame.map.kind === "contiguous" ? "slots" : "pages");
       KVW.resizeChildren(this.body, frame.requests.length, () => h("tr", {}, h("th", { scope: "row" }), ...Array.from({ length: 5 }, () => h("td"))));
       frame.requests.forEach((row, i) => this.fill(this.body.children[i], row, frame, state));
       KVW.setText(this.more, frame.omitted[0] ? frame.omitted[0] + " more are not listed." : "");

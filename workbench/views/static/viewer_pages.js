@@ -92,7 +92,8 @@
       this.tokens = h("p", { class: "kvw-tokens" });
       this.life = KVW.scroller("Life of the page");
       this.life.dataset.role = "page-life";
-      root.append(this.head, this.tokens, h("h4", { text: "Its life" }), this.life);
+      this.lifeTitle = h("h4", { text: "Its life" });
+      root.append(this.head, this.tokens, this.lifeTitle, this.life);
     }
 
     draw(frame, state) {
@@ -101,7 +102,7 @@
       if (page < 0 || !p || frame.map.kind === "none" || page >= p.blocks) {
         this.head.replaceChildren(h("p", { class: "kvw-quiet", text: "Select a page on the map: who uses it, what is in it, and what happened to it will be here." }));
         this.tokens.replaceChildren();
-        this.life.hidden = true;
+        this.life.hidden = this.lifeTitle.hidden = true;
         this.shown = null;
         return;
       }
@@ -109,7 +110,7 @@
       const shared = new Map((p.shared || []).map(([block, refs, requests]) => [block, { refs, requests }]));
       const lines = KVW.describeSlot(full, page * full.block_size, state.host ? "Host page" : "Page", shared);
       const users = KVW.usersOf(frame, page, state.host);
-      this.head.replaceChildren(h("h4", { text: (state.host ? "Host page " : "Page ") + page }), ...lines.map((text) => h("p", { text })), users.length ? this.usersList(users) : "");
+      this.head.replaceChildren(full.kind === "paged" ? h("h4", { text: (state.host ? "Host page " : "Page ") + page }) : "", ...lines.map((text) => h("p", { text })), users.length ? this.usersList(users) : "");
       const [user] = users;
       const texts = user ? frame.sequences[user.sequence].texts.slice(user.logical * full.block_size, user.logical * full.block_size + full.filled[page]) : [];
       this.tokens.replaceChildren(...(texts.length ? [h("span", { class: "kvw-quiet", text: "Tokens in it: " })] : []), ...texts.map(KVW.token));
@@ -124,7 +125,7 @@
 
     async drawLife(state, kind) {
       const id = [state.page, state.host, this.viewer.meta.last].join();
-      this.life.hidden = kind !== "paged";
+      this.life.hidden = this.lifeTitle.hidden = kind !== "paged";
       if (id === this.shown || kind !== "paged") return;
       this.shown = id;
       const view = await this.viewer.view("page_life", { page: state.page, tier: state.host ? "host" : "device" });
