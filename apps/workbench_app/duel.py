@@ -1,16 +1,21 @@
-"""Two engines, one on paged and one on contiguous memory, fed the same requests and stepped in lockstep."""
+"""Two engines, one on paged and one on contiguous memory, fed the same requests and stepped in lockstep.
+
+A third lane may run beside them: transformers' own cache (`workbench_app.growing`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from workbench import LLM, EngineConfig, SamplingParams
 from workbench.events import PageMap
 from workbench.events.timeline import Timeline
+from workbench.events.types import ModelGeometry
 from workbench.memory import SharingError
 from workbench.views import Comparison, compare_outputs
-from workbench.views.compare import Place
+from workbench_app.growing import GrowingLane
+from workbench_app.lanes import Asked, Lane, Mark
+from workbench_app.prompt_lines import Prompt
 from workbench_app.settings import SettingError, Settings
 
 if TYPE_CHECKING:
@@ -21,82 +26,13 @@ _MAX_RUNNING = 64
 _TOKENS_PER_STEP = 512
 
 
-@dataclass(frozen=True)
-class Mark:
-    """Running sums after a step, so that any step of the past can be described without reading it again.
-
-    ``running`` and ``peak`` are numbers of sequences: texts that are written at once. ``busy_*`` sums cover the steps
-    in which requests waited: the phase in which memory was short.
-    """
-
-    running: int = 0
-    waiting: int = 0
-    peak: int = 0
-    token_slots: int = 0
-    held_slots: int = 0
-    busy_token_slots: int = 0
-    busy_held_slots: int = 0
-
-    @property
-    def mean_share(self) -> float | None:
-        """Share of the held slots that held tokens, over all steps so far."""
-        return self.token_slots / self.held_slots if self.held_slots else None
-
-    @property
-    def busy_share(self) -> float | None:
-        """The same over the steps in which requests waited."""
-        return self.busy_token_slots / self.busy_held_slots if self.busy_held_slots else None
-
-    def after(self, page_map: PageMap) -> Mark:
-        """The sums one step later."""
-        waste = page_map.waste()
-        running, waiting = _running_sequences(page_map), len(page_map.waiting)
-        held = waste.token_states + waste.reserved
-        return Mark(
-            running=running,
-            waiting=waiting,
-            peak=max(self.peak, running, page_map.totals.max_running),
-            token_slots=self.token_slots + waste.token_states,
-            held_slots=self.held_slots + held,
-            busy_token_slots=self.busy_token_slots + (waste.token_states if waiting else 0),
-            busy_held_slots=self.busy_held_slots + (held if waiting else 0),
-        )
-
-
-def _running_sequences(page_map: PageMap) -> int:
-    states = (page_map.requests[request] for request in page_map.running)
-    return sum(sum(output.reason == "" for output in state.outputs.values()) for state in states)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What an engine was asked for.
-
-    Attributes:
-        places: for each of its requests, which prompt it belongs to, and which of that prompt's samples is its first.
-        refused: prompts that it refused as they were, and why; other requests stand for them.
-    """
-
-    places: dict[int, Place]
-    refused: dict[int, str]
-
-    def requests_of(self, prompt: int) -> list[int]:
-        """The requests that stand for a prompt, in the order of its samples."""
-        return [request for request, (number, _) in self.places.items() if number == prompt]
-
-
-class Side:
-    """One engine with its history. ``marks[s]`` describes the state after step ``s``."""
+class Side(Lane):
+    """A lane that runs: one engine with its history."""
 
     def __init__(self, llm: LLM, asked: Asked) -> None:
-        self.llm = llm
-        self.asked = asked
         self.timeline = Timeline(llm.bus)
-        self.marks = [Mark()]
-
-    @property
-    def last_step(self) -> int:
-        return len(self.marks) - 1
+        super().__init__(self.timeline, asked)
+        self.llm = llm
 
     @property
     def done(self) -> bool:
@@ -109,33 +45,55 @@ class Side:
             self.marks.append(self.marks[-1].after(self.llm.page_map))
 
     def at(self, step: int) -> tuple[PageMap, Mark]:
-        """State and sums after a step; a side that is done stays as it was."""
-        step = min(step, self.last_step)
-        state = self.llm.page_map if step == self.last_step else self.timeline.state_at(step)
-        return state, self.marks[step]
+        if step >= self.last_step:
+            return self.llm.page_map, self.marks[-1]
+        return super().at(step)
 
     def close(self) -> None:
-        """Ends the run and gives the KV pool back."""
+        """Ends the run and gives the KV pool back; its history can still be read."""
         self.timeline.close()
         self.llm.close()
 
 
+class AnyDuel(Protocol):
+    """What a frame is made of: lanes that run, or that did."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def left(self) -> Lane: ...
+    @property
+    def right(self) -> Lane: ...
+    @property
+    def sides(self) -> tuple[Lane, Lane]: ...
+    @property
+    def growing(self) -> GrowingLane | None: ...
+    @property
+    def geometry(self) -> ModelGeometry: ...
+    @property
+    def last_step(self) -> int: ...
+    def compare_states(self, left: PageMap, right: PageMap) -> Comparison: ...
+
+
 class Duel:
-    """Both sides. Not thread-safe: `Session` sees to it that one thread at a time uses it.
+    """All lanes. Not thread-safe: `Session` sees to it that one thread at a time uses it.
 
     Raises:
         SettingError: a prompt does not suit the model or the settings.
-        MemoryError: the two KV pools do not fit.
+        MemoryError: the KV pools do not fit.
     """
 
     def __init__(self, model: LoadedModel, settings: Settings) -> None:
         self.settings = settings
-        self.bytes_per_token = model.geometry.kv_bytes_per_token
+        self.geometry = model.geometry
+        self.growing: GrowingLane | None = None
         engines: list[LLM] = []
         try:
             configs = [_engine_config(memory, model, settings) for memory in ("paged", "contiguous")]
             engines.extend(LLM(model, config) for config in configs)
             asked = [_add_requests(llm, settings) for llm in engines]
+            if settings.growing:
+                self.growing = GrowingLane(model, settings)
         except BaseException:
             for llm in engines:
                 llm.close()
@@ -150,16 +108,25 @@ class Duel:
 
     @property
     def last_step(self) -> int:
-        return max(side.last_step for side in self.sides)
+        last = max(side.last_step for side in self.sides)
+        return last if self.growing is None else max(last, self.growing.last_step)
 
     @property
     def done(self) -> bool:
-        return all(side.done for side in self.sides)
+        return all(side.done for side in self.sides) and (self.growing is None or self.growing.done)
+
+    @property
+    def seconds(self) -> float:
+        """Spent computing, by all lanes together."""
+        spent = sum(side.marks[-1].seconds for side in self.sides)
+        return spent if self.growing is None else spent + self.growing.seconds
 
     def advance(self) -> None:
-        """One step on each side that has work left."""
+        """One step on each lane that has work left."""
         for side in self.sides:
             side.advance()
+        if self.growing is not None and not self.growing.done:
+            self.growing.advance()
 
     def compare(self) -> Comparison:
         """Whether both sides have written the same so far, token by token."""
@@ -169,16 +136,35 @@ class Duel:
         """The same for two states of the past."""
         return compare_outputs(left, right, self.right.asked.places)
 
+    def give_up(self) -> None:
+        """Cancels whatever has not ended: nothing is left to do, and the pools are free."""
+        for side in self.sides:
+            for request in [*side.llm.page_map.running, *side.llm.page_map.waiting]:
+                side.llm.cancel(request)
+            while not side.done:
+                side.advance()
+        if self.growing is not None:
+            self.growing.close()
+
     def close(self) -> None:
-        """Ends both runs and gives their KV pools back."""
+        """Ends the run and gives all memory back."""
         for side in self.sides:
             side.close()
+        if self.growing is not None:
+            self.growing.close()
 
 
 def _engine_config(memory: str, model: LoadedModel, settings: Settings) -> EngineConfig:
     most = model.max_positions
     if most is not None and settings.max_model_len > most:
         raise SettingError("Longest sequence", settings.max_model_len, f"This model was made for at most {most:,}.")
+    only_pages: dict[str, Any] = {}
+    if memory == "paged":
+        only_pages = {
+            "prefix_caching": settings.prefix_caching,
+            "num_host_blocks": settings.num_host_blocks,
+            "preemption": settings.preemption,
+        }
     return EngineConfig(
         memory=memory,
         reservation=settings.policy,
@@ -190,27 +176,39 @@ def _engine_config(memory: str, model: LoadedModel, settings: Settings) -> Engin
         # Capturing takes a moment for every batch size, in the middle of a run; a step here is small anyway.
         cuda_graphs=False,
         seed=settings.seed,
+        **only_pages,
     )
 
 
 def _add_requests(llm: LLM, settings: Settings) -> Asked:
-    """Sends the prompts. What is refused because memory can't be shared is sent as separate requests, with the seeds
-    that make them write the same."""
-    asked = Asked({}, {})
+    """Sends the prompts. Samples that are refused because memory can't be shared are sent as separate requests, with
+    the seeds that make them write the same. For a beam search nothing can stand in: its beams depend on each other."""
+    asked = Asked()
     seed = settings.seed
-    for number, prompt in enumerate(settings.prompts):
-        params: dict[str, Any] = {"max_tokens": prompt.max_tokens, "temperature": settings.temperature}
-        params["ignore_eos"] = True
+    for place, prompt in enumerate(settings.prompts):
         try:
             try:
-                request = llm.add_request(prompt.text, SamplingParams(**params, seed=seed, n=prompt.samples))
-                asked.places[request] = number, 0
+                asked.places[llm.add_request(prompt.text, _params(prompt, settings, seed))] = place, 0
             except SharingError as error:
-                asked.refused[number] = str(error)
-                for sample in range(prompt.samples):
-                    request = llm.add_request(prompt.text, SamplingParams(**params, seed=seed + sample))
-                    asked.places[request] = number, sample
+                asked.refused[place] = str(error)
+                for sample in range(0 if prompt.beams else prompt.samples):
+                    params = _params(Prompt(prompt.text, prompt.max_tokens), settings, seed + sample)
+                    asked.places[llm.add_request(prompt.text, params)] = place, sample
         except ValueError as error:
-            raise SettingError(f"Prompts, request {number + 1}", prompt.text, f"{error}.") from error
+            raise SettingError(f"Prompts, request {place + 1}", prompt.text, f"{error}.") from error
         seed += prompt.samples
     return asked
+
+
+def _params(prompt: Prompt, settings: Settings, seed: int) -> SamplingParams:
+    if prompt.beams:
+        return SamplingParams(
+            max_tokens=prompt.max_tokens, temperature=0, ignore_eos=True, beam_width=prompt.beams, n=prompt.beams
+        )
+    return SamplingParams(
+        max_tokens=prompt.max_tokens,
+        temperature=settings.temperature,
+        ignore_eos=True,
+        seed=seed,
+        n=prompt.samples,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 _EN = (
     "The old lighthouse keeper had one daughter, and every evening she",
@@ -64,15 +65,48 @@ _LONG = (
 
 @dataclass(frozen=True)
 class Preset:
-    """A starting point: requests and the settings that make its point visible."""
+    """A starting point: requests and the settings that make its point visible. Fields as in `parse_settings`."""
 
     name: str
     point: str
     prompts: str
     output_tokens: int
-    pool_tokens: int
-    block_size: int
-    max_model_len: int
+    pool_tokens: int = 2048
+    block_size: int = 16
+    max_model_len: int = 512
+    policy: str = "max"
+    temperature: float = 0.8
+    seed: int = 0
+    texts: str = "one"
+    texts_per_prompt: int = 4
+    prefix_caching: bool = False
+    host_tokens: int = 0
+    preemption: str = "recompute"
+    growing: bool = False
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What it fills in, by the name of the field."""
+        return {name: getattr(self, name) for name in FIELDS}
+
+
+#: The settings, in the order of `workbench_app.settings.parse_settings`.
+FIELDS = (
+    "prompts",
+    "output_tokens",
+    "pool_tokens",
+    "block_size",
+    "policy",
+    "max_model_len",
+    "temperature",
+    "seed",
+    "texts",
+    "texts_per_prompt",
+    "prefix_caching",
+    "host_tokens",
+    "preemption",
+    "growing",
+)
 
 
 def _lines(prompts: list[str], lengths: list[int]) -> str:
@@ -83,42 +117,46 @@ def _lines(prompts: list[str], lengths: list[int]) -> str:
 _MIXED = [prompt for group in zip(_DE, (*_FR, _FR[0]), (*_DA, _DA[0]), (*_IT, _IT[0]), strict=True) for prompt in group]
 _BURST = [*_EN, *_DE, *_FR, *_DA, *_IT]
 
+_NOTICE = (
+    "You are the keeper of the old library. Every evening a visitor comes and asks for one story. Answer in the "
+    "manner of the country the visitor comes from, do not hurry, begin with the weather, and let nobody in the story "
+    "be called by a name. The visitor of tonight says: "
+)
+_WISHES = (
+    "tell me of the sea, and",
+    "tell me of a king who",
+    "tell me how the mill",
+    "tell me of two brothers, for",
+    "tell me why the snow",
+    "tell me of the road that",
+    "tell me of a fox, and",
+    "tell me of the bell which",
+)
+
 PRESETS = {
     "class": Preset(
         "A class of short chats",
         "Twelve short requests at once. Watch how much each side holds for them.",
         _lines(list(_EN), [40, 64, 28, 52]),
         48,
-        2048,
-        16,
-        512,
     ),
     "long": Preset(
         "Long prompts",
         "A long prompt fills its pages in a few steps, because its tokens are computed many at a time.",
         _lines([*_LONG, *_LONG[:2]], [60, 90, 75]),
         75,
-        2048,
-        16,
-        512,
     ),
     "languages": Preset(
         "Mixed languages",
         "The same model continues German, French, Danish and Italian; pages do not care.",
         _lines(_MIXED[:13], [48, 72, 36]),
         48,
-        2048,
-        16,
-        512,
     ),
     "overflow": Preset(
         "A burst that overflows the pool",
         "More requests than memory. Who has to wait, and how much of the held memory is really used?",
         _lines(_BURST, [140, 100, 180, 120, 160]),
         140,
-        2048,
-        16,
-        512,
     ),
     "samples": Preset(
         "Four samples of one prompt",
@@ -127,9 +165,44 @@ PRESETS = {
         "by four separate requests, each with a copy of the prompt.",
         f"{_LONG[0]} | 96 x4",
         96,
-        1024,
-        16,
-        512,
+        pool_tokens=1024,
+    ),
+    "beams": Preset(
+        "Beam search",
+        "Each request follows its four most likely texts at once. They split and die from step to step, and share all "
+        "pages up to where they part; a page that two of them write to is copied first. Contiguous memory refuses: "
+        "nothing can stand in for a beam search there.",
+        "\n".join(f"{prompt} | 48 b4" for prompt in (_LONG[0], _EN[1], _DE[0])),
+        48,
+        pool_tokens=1024,
+        temperature=0.0,
+    ),
+    "prefixes": Preset(
+        "One beginning for all",
+        "Eight requests begin with the same long instruction. With prefix caching, paged memory computes and stores it "
+        "once; contiguous memory does both eight times.",
+        "\n".join(f"{_NOTICE}{wish} | 48" for wish in _WISHES),
+        48,
+        pool_tokens=1024,
+        prefix_caching=True,
+    ),
+    "swap": Preset(
+        "When memory runs out: swapping",
+        "The pool is too small for what it let in. Requests that give way move their pages to a host tier, and back "
+        "when there is room. On the right nobody gives way: whoever does not fit has to wait.",
+        _lines(_BURST[:14], [120, 160, 90, 140]),
+        120,
+        pool_tokens=768,
+        host_tokens=1024,
+        preemption="swap",
+    ),
+    "three": Preset(
+        "Three ways to keep it",
+        "A third lane shows what transformers itself does: one padded batch whose cache grows by concatenation.",
+        _lines(list(_EN), [40, 64, 28, 52]),
+        48,
+        pool_tokens=1024,
+        growing=True,
     ),
 }
 DEFAULT_PRESET = "overflow"

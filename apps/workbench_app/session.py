@@ -1,22 +1,31 @@
-"""A visitor's session: one duel of engines, a place in its history, and a thread that moves while it runs.
+"""A visitor's session: one duel of engines, the step that is shown, and a thread that moves while it runs.
 
 Gradio copies what lives in `gr.State`, which an engine can't bear, so sessions live here, by the hash of the browser
 tab. The thread belongs to the session and not to the request that started it: it stops by itself when nobody has
 looked for a while, so a closed tab leaves no engine running.
+
+Looking back does not hold the run up: the step that is shown either follows the run or stays where the visitor put it.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import secrets
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from workbench.events.jumps import KINDS, JumpIndex
 
 from workbench_app.duel import Duel
 from workbench_app.frame import build_frame
-from workbench_app.settings import Settings
+from workbench_app.links import link_to
+from workbench_app.runs import End, Registry
+from workbench_app.settings import Limits, Settings
+from workbench_app.updates import Updates
+from workbench_app.worker import Turns, Worker
 
 if TYPE_CHECKING:
     from workbench.models.loading import LoadedModel
@@ -25,30 +34,17 @@ log = logging.getLogger(__name__)
 
 #: Frames are built at most this often while a run goes on; the events of every step are kept all the same.
 FRAMES_PER_SECOND = 14.0
+#: The same while the past is shown and only the length of the run changes.
+_FRAMES_WHILE_LOOKING_BACK = 4.0
 #: A run that nobody has looked at for so long pauses.
 UNWATCHED_SECONDS = 6.0
 _FINISHED = "All requests have ended, so all memory is free again. Drag the bar, or press ←, to look back."
+#: Frames without a run have this number.
+NO_FRAME: tuple[int, dict[str, Any]] = (0, {})
 
 
 class SessionClosedError(RuntimeError):
     """The session was idle for too long, or its tab was closed."""
-
-
-class _Worker:
-    """A thread that can be told to stop."""
-
-    def __init__(self, work: Callable[[_Worker], None]) -> None:
-        self.stopped = threading.Event()
-        self._thread = threading.Thread(target=work, args=(self,), name="kv-workbench-run", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Returns when the thread has ended."""
-        self.stopped.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
 
 
 class Session:
@@ -57,20 +53,39 @@ class Session:
     Attributes:
         run_number: counts the runs of this session, so that the page knows when a new one has begun.
         last_used: when somebody last did something or looked, by ``clock``.
+        preset: the preset that the settings came from, for links.
     """
 
-    def __init__(self, model: LoadedModel, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        clock: Callable[[], float] = time.monotonic,
+        limits: Limits | None = None,
+        turns: Turns | None = None,
+        registry: Registry | None = None,
+    ) -> None:
         self._model = model
         self._clock = clock
+        self._limits = limits or Limits()
+        self._turns = turns or Turns()
+        self._registry = registry
+        self._end: End | None = None
         self._lock = threading.RLock()
         self._duel: Duel | None = None
+        self._jumps: tuple[JumpIndex, ...] = ()
         self._cursor = 0
-        self._worker: _Worker | None = None
+        self._follows = True
+        self._stop_at = math.inf
+        self._worker: Worker | None = None
         self._speed = math.inf
         self._note = ""
         self._failed = False
-        self._latest = (0, "")
+        self._latest = NO_FRAME
         self._closed = False
+        self._about: dict[str, Any] = {}
+        self._updates = Updates()
+        self._epoch = secrets.token_hex(4)
+        self.preset = ""
         self.run_number = 0
         self.last_used = clock()
 
@@ -79,6 +94,10 @@ class Session:
     @property
     def running(self) -> bool:
         return self._worker is not None
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     @property
     def duel(self) -> Duel | None:
@@ -95,14 +114,23 @@ class Session:
         """Whether the last step of a finished run is shown: there is nothing left to do."""
         return self._duel is not None and self._duel.done and self._cursor >= self._duel.last_step
 
-    def frame(self) -> tuple[int, str]:
+    def frame(self) -> tuple[int, dict[str, Any]]:
         """The number of the latest frame, and the frame; empty before the first run. Looking keeps a run alive."""
         self.last_used = self._clock()
         return self._latest
 
+    def message(self, whole: bool = False) -> str:
+        """The latest frame for this session's own tab: what has changed since the last call, or all of it."""
+        number, frame = self.frame()
+        return self._updates.message(self.name(number), frame, whole)
+
+    def name(self, number: int) -> str:
+        """A name for a frame that no frame of any session has."""
+        return f"{self._epoch}-{number}"
+
     # -- doing -----------------------------------------------------------------------------------------------------
 
-    def prepare(self, settings: Settings) -> bool:
+    def prepare(self, settings: Settings, preset: str = "") -> bool:
         """Makes sure that a run with these settings is there; keeps the present one if they are the same.
 
         If the settings turn out to be impossible, the present run stays as it was.
@@ -113,29 +141,46 @@ class Session:
         Raises:
             SettingError: the settings don't suit the model.
         """
-        self.pause()
         with self._lock:
             self._touch()
             if self._duel is not None and self._duel.settings == settings and not self._failed:
                 return False
+        self.pause()
+        with self._lock:
+            self._touch()
             duel = Duel(self._model, settings)
-            if self._duel is not None:
-                self._duel.close()
+            self._drop_duel()
             self._duel, self._cursor, self._note, self._failed = duel, 0, "", False
+            self._follows, self._stop_at = True, math.inf
+            self._jumps = tuple(JumpIndex() for _ in duel.sides)
+            self.preset = preset
             self.run_number += 1
+            if self._registry is not None:
+                self._about, self._end = self._registry.begin(duel)
             self._build()
             return True
 
-    def start(self, speed: float = math.inf) -> None:
-        """Runs on from the step that is shown: first through what is recorded, then live. At the end, starts over."""
+    def start(self, speed: float = math.inf, stop_at: float = math.inf) -> None:
+        """Runs on from the step that is shown: first through what is recorded, then live. At the end, starts over.
+
+        While a run goes on, this shows its newest step again.
+
+        Args:
+            speed: steps per second.
+            stop_at: pause at this step.
+        """
         with self._lock:
             self._touch()
             self._speed = speed
-            if self._duel is None or self._worker is not None:
+            if self._duel is None:
+                return
+            if self._worker is not None:
+                self._follow()
                 return
             if self.at_end:
                 self._cursor = 0
-            worker = _Worker(self._work)
+            self._follows, self._stop_at = True, stop_at
+            worker = Worker(self._work)
             worker.start()  # it waits for the lock; `pause` may only find a thread that has been started
             self._worker = worker
             self._build()
@@ -151,24 +196,60 @@ class Session:
         self._touch()
 
     def forward(self) -> None:
-        """One step on: a recorded one if the past is shown, otherwise a new one."""
-        self.pause()
+        """One step on: a recorded one if the past is shown, otherwise a new one. A run that goes on does so."""
         with self._lock:
+            self._touch()
+            if self._duel is None:
+                return
+            if self.running:
+                if not self._follows:
+                    self._show(self._cursor + 1)
+                return
             self._advance()
             self._build()
 
     def back(self) -> None:
-        """One step back."""
-        self.pause()
-        self.go_to(self._cursor - 1)
+        """One step back. A run that goes on does so."""
+        with self._lock:
+            self._touch()
+            self._show(self._cursor - 1)
 
     def go_to(self, step: int) -> None:
         """Shows a step of the past; a step outside the run means its nearest end."""
-        self.pause()
         with self._lock:
-            if self._duel is not None:
-                self._cursor = min(max(0, step), self._duel.last_step)
-                self._build()
+            self._touch()
+            self._show(step)
+
+    def jump(self, kind: str, direction: int) -> bool:
+        """Shows the next (or, with -1, the previous) step at which something of a kind happened, on either side.
+
+        Returns:
+            Whether there is one.
+
+        Raises:
+            ValueError: an unknown kind.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"kind={kind!r}: must be one of {', '.join(KINDS)}")
+        with self._lock:
+            self._touch()
+            if self._duel is None:
+                return False
+            self._read_jumps()
+            found = [
+                index.next(self._cursor, kind) if direction > 0 else index.previous(self._cursor, kind)
+                for index in self._jumps
+            ]
+            steps = [step for step in found if step is not None]
+            if steps:
+                self._show(min(steps) if direction > 0 else max(steps))
+            return bool(steps)
+
+    def live(self) -> None:
+        """Shows the newest step, and follows the run from there."""
+        with self._lock:
+            self._touch()
+            self._follow()
 
     def close(self) -> None:
         """Ends the run and gives its memory back. Calling it again does nothing."""
@@ -176,9 +257,8 @@ class Session:
             worker.stop()
         with self._lock:
             self._closed = True
-            if self._duel is not None:
-                self._duel.close()
-                self._duel = None
+            self._jumps = ()
+            self._drop_duel()
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -187,28 +267,61 @@ class Session:
             raise SessionClosedError("this session is closed")
         self.last_used = self._clock()
 
+    def _drop_duel(self) -> None:
+        if self._end is not None:
+            self._end()
+            self._end = None
+        if self._duel is not None:
+            self._duel.close()
+            self._duel = None
+
+    def _follow(self) -> None:
+        if self._duel is not None:
+            self._follows, self._cursor = True, self._duel.last_step
+            self._build()
+
+    def _show(self, step: int) -> None:
+        if self._duel is not None:
+            self._cursor = min(max(0, step), self._duel.last_step)
+            self._follows = self.running and self._cursor == self._duel.last_step
+            self._build()
+
     def _advance(self) -> None:
+        """The step that is shown moves on by one, and the run with it if that is its last."""
         if self._duel is None:
             return
         if self._cursor >= self._duel.last_step and not self._duel.done:
             self._duel.advance()
         self._cursor = min(self._cursor + 1, self._duel.last_step)
 
-    def _work(self, worker: _Worker) -> None:
+    def _move(self) -> None:
+        """What a running session does in one step."""
+        assert self._duel is not None
+        if self._follows:
+            self._advance()
+        elif not self._duel.done:
+            self._duel.advance()
+
+    def _has_more(self) -> bool:
+        if self._duel is None or (self._duel.last_step >= self._stop_at and self._follows):
+            return False
+        return not self._duel.done or (self._follows and not self.at_end)
+
+    def _work(self, worker: Worker) -> None:
         """Steps at the speed that is set, and builds a frame a few times a second."""
         due = time.perf_counter()
         next_frame = 0.0
         try:
-            while not worker.stopped.is_set() and not self.at_end:
-                with self._lock:
-                    self._advance()
+            while not worker.stopped.is_set() and self._has_more():
+                with self._turns, self._lock:
+                    self._move()
                     now = time.perf_counter()
                     if now >= next_frame:
                         self._build()
-                        next_frame = now + 1 / FRAMES_PER_SECOND
-                if self._clock() - self.last_used > UNWATCHED_SECONDS:
+                        next_frame = now + 1 / (FRAMES_PER_SECOND if self._follows else _FRAMES_WHILE_LOOKING_BACK)
+                if self._clock() - self.last_used > UNWATCHED_SECONDS or self._is_spent():
                     break
-                due = self._wait(worker, due)
+                due = worker.wait(due, lambda: self._speed)
         except Exception as error:
             log.exception("a run failed at step %d", self._cursor)
             self._note = f"The run stopped at step {self._cursor}: {error}"
@@ -218,25 +331,40 @@ class Session:
                 self._worker = None
                 self._build()
 
-    def _wait(self, worker: _Worker, due: float) -> float:
-        """Sleeps until the next step is due; a step that took too long is not caught up with."""
-        now = time.perf_counter()
-        due = max(due + 1 / self._speed, now)
-        while (left := due - time.perf_counter()) > 0 and not worker.stopped.wait(min(left, 0.1)):
-            due = min(due, now + 1 / self._speed)  # the speed may have been turned up meanwhile
-        return due
+    def _is_spent(self) -> bool:
+        """Whether the run has used all the computing that a visitor may; says so."""
+        if self._duel is None or self._duel.done or self._duel.seconds < self._limits.seconds:
+            return False
+        self._note = (
+            f"Seconds of computing: {self._duel.seconds:.0f}. Allowed are {self._limits.seconds:.0f} in one run, so it "
+            "was stopped here. What happened until now can be looked at and saved."
+        )
+        self._duel.give_up()
+        return True
+
+    def _read_jumps(self) -> None:
+        assert self._duel is not None
+        for index, side in zip(self._jumps, self._duel.sides, strict=True):
+            index.update(side.history)
 
     def _build(self) -> None:
-        if self._duel is not None:
-            frame = build_frame(
-                self._duel,
-                self._cursor,
-                self.run_number,
-                self.running,
-                self._state_words(),
-                self._note or self._end_words(),
-            )
-            self._latest = (self._latest[0] + 1, frame)
+        duel = self._duel
+        if duel is None:
+            return
+        self._read_jumps()
+        frame = build_frame(
+            duel,
+            self._cursor,
+            run=self.run_number,
+            running=self.running,
+            live=self._follows and self.running,
+            state=self._state_words(),
+            note=self._note or self._end_words(),
+            link=link_to(duel.settings, self.preset, self._cursor),
+            jumps={kind: sorted({s for index in self._jumps for s in index.steps(kind)}) for kind in KINDS},
+            **self._about,
+        )
+        self._latest = (self._latest[0] + 1, frame)
 
     def _end_words(self) -> str:
         return _FINISHED if self.at_end and not self.running else ""
@@ -246,6 +374,8 @@ class Session:
         if duel is None:
             return "Ready"
         if self.running:
+            if not self._follows:
+                return "Looking back; the run goes on"
             return "Replaying" if self._cursor < duel.last_step else "Running"
         if self._cursor < duel.last_step:
             return "Looking back"

@@ -1,56 +1,72 @@
-"""What a visitor can set, checked in one place whichever way it comes in: page, API or Python."""
+"""What a visitor can set, checked in one place whichever way it comes in: page, link, API or Python."""
 
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
+from workbench_app.prompt_lines import BEAMS, OUTPUT_TOKENS, SAMPLES, Prompt, parse_prompts
+from workbench_app.setting_checks import SettingError, integer, number, one_of, truth
 from workbench_app.words import megabytes
+
+__all__ = [
+    "BEAMS",
+    "OUTPUT_TOKENS",
+    "SAMPLES",
+    "Limits",
+    "Prompt",
+    "SettingError",
+    "Settings",
+    "parse_prompts",
+    "parse_settings",
+    "parse_speed",
+    "pool_words",
+]
 
 BLOCK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 POLICIES = {"max": "Max", "pow2": "Pow2", "oracle": "Oracle"}
-POOL_TOKENS = (256, 8192)
+#: What each prompt asks for, where its line says nothing.
+TEXTS = {"one": "One text", "samples": "Samples", "beams": "Beam search"}
+PREEMPTION = {
+    "recompute": "Compute again",
+    "swap": "Swap to the host",
+    "adaptive": "What is expected to be quicker",
+}
+POOL_TOKENS = (256, 16384)
 POOL_STEP = 256
-OUTPUT_TOKENS = (1, 512)
+HOST_TOKENS = (0, 16384)
 MODEL_LEN = (64, 2048)
 TEMPERATURE = (0.0, 2.0)
 SEED = (0, 2**31 - 1)
-SPEED = (1, 60)
-MAX_PROMPTS = 48
-SAMPLES = (1, 8)
-#: Samples of all prompts together: each may be a request of its own on the contiguous side.
-MAX_OUTPUTS = 48
-MAX_PROMPT_CHARS = 4000
-#: More cells than this are neither visible nor quick to draw.
-MAX_PAGES = 2048
-
-_SUFFIX = re.compile(r"\|\s*(?=[-\dx×])(?P<length>-?\d{1,9})?\s*(?:[x×]\s*(?P<samples>-?\d{1,9}))?\s*$")
-
-
-class SettingError(ValueError):
-    """A setting is not usable. The message names the field, its value, and what is allowed."""
-
-    def __init__(self, field: str, value: object, allowed: str) -> None:
-        shown = repr(value) if isinstance(value, str) else str(value)
-        if len(shown) > 80:
-            shown = shown[:77] + "..."
-        super().__init__(f"{field}: {shown} is not possible. {allowed}")
-        self.field = field
+#: Steps per second; 10 is the pace that "1x" means elsewhere.
+SPEED = (1, 80)
+TEXTS_PER_PROMPT = (2, 8)
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """One request: what it starts with, how many tokens it may write, and how many samples of that are asked for."""
+class Limits:
+    """What one visitor may ask of this machine.
 
-    text: str
-    max_tokens: int
-    samples: int = 1
+    Attributes:
+        pages: in one pool: more cells are neither visible nor quick to draw.
+        requests: in one run.
+        outputs: texts of all requests together: each may be a request of its own on the contiguous side.
+        seconds: of computing, in one run, both engines together.
+    """
+
+    pages: int = 2048
+    requests: int = 48
+    outputs: int = 48
+    seconds: float = 600.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides what a run does. Equal settings give equal runs, apart from times."""
+    """Everything that decides what a run does. Equal settings give equal runs, apart from times.
+
+    ``host_tokens`` slots of host memory, ``preemption`` and ``prefix_caching`` are the paged side's: contiguous memory
+    has no pages to move or to share. ``growing``: whether transformers' own cache runs beside them.
+    """
 
     prompts: tuple[Prompt, ...]
     pool_tokens: int
@@ -59,65 +75,23 @@ class Settings:
     max_model_len: int
     temperature: float
     seed: int
+    prefix_caching: bool = False
+    host_tokens: int = 0
+    preemption: str = "recompute"
+    growing: bool = False
 
     @property
     def num_blocks(self) -> int:
         return self.pool_tokens // self.block_size
 
     @property
+    def num_host_blocks(self) -> int:
+        return self.host_tokens // self.block_size
+
+    @property
     def has_samples(self) -> bool:
         """Whether a request has more than one output."""
-        return any(prompt.samples > 1 for prompt in self.prompts)
-
-
-def _integer(field: str, value: object, limits: tuple[int, int]) -> int:
-    low, high = limits
-    allowed = f"Allowed are whole numbers from {low:,} to {high:,}."
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise SettingError(field, value, allowed)
-    if not low <= value <= high or value != int(value):
-        raise SettingError(field, value, allowed)
-    return int(value)
-
-
-def _number(field: str, value: object, limits: tuple[float, float]) -> float:
-    low, high = limits
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise SettingError(field, value, f"Allowed are numbers from {low:g} to {high:g}.")
-    return float(value)
-
-
-def parse_prompts(text: object, output_tokens: int) -> tuple[Prompt, ...]:
-    """One prompt per line; a line may end with ``| 120`` to set its own output length, or ``| 120 x4`` for 4 samples.
-
-    Raises:
-        SettingError: no prompt, too many, or one of them is not usable.
-    """
-    if not isinstance(text, str) or not text.strip():
-        raise SettingError("Prompts", text, f"Enter at least one, one per line, at most {MAX_PROMPTS}.")
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if len(lines) > MAX_PROMPTS:
-        raise SettingError("Prompts", f"{len(lines)} lines", f"At most {MAX_PROMPTS} are allowed.")
-    prompts = []
-    for number, line in lines:
-        length, samples = output_tokens, 1
-        if match := _SUFFIX.search(line):
-            if match["samples"]:
-                samples = _integer(f"Prompts, line {number}, samples", int(match["samples"]), SAMPLES)
-            if match["length"]:
-                length = _integer(f"Prompts, line {number}, output length", int(match["length"]), OUTPUT_TOKENS)
-            line = line[: match.start()].rstrip()
-        if not line:
-            raise SettingError(f"Prompts, line {number}", "no text", "Put the prompt before the output length.")
-        if len(line) > MAX_PROMPT_CHARS:
-            raise SettingError(
-                f"Prompts, line {number}", f"{len(line):,} characters", f"At most {MAX_PROMPT_CHARS:,} are allowed."
-            )
-        prompts.append(Prompt(line, length, samples))
-    total = sum(prompt.samples for prompt in prompts)
-    if total > MAX_OUTPUTS:
-        raise SettingError("Prompts", f"{total} samples in all", f"At most {MAX_OUTPUTS} are allowed.")
-    return tuple(prompts)
+        return any(prompt.width > 1 for prompt in self.prompts)
 
 
 def parse_settings(
@@ -129,38 +103,69 @@ def parse_settings(
     max_model_len: object,
     temperature: object,
     seed: object,
+    texts: object = "one",
+    texts_per_prompt: object = 4,
+    prefix_caching: object = False,
+    host_tokens: object = 0,
+    preemption: object = "recompute",
+    growing: object = False,
+    *,
+    limits: Limits | None = None,
 ) -> Settings:
     """Checks what came from the page.
 
     Raises:
         SettingError: with the field, the value, and what is allowed.
     """
-    length = _integer("Output length", output_tokens, OUTPUT_TOKENS)
-    parsed = parse_prompts(prompts, length)
-    pool = _integer("Pool size", pool_tokens, POOL_TOKENS)
-    if pool % POOL_STEP:
-        raise SettingError("Pool size", pool, f"Allowed are multiples of {POOL_STEP}.")
-    size = _integer("Block size", block_size, (BLOCK_SIZES[0], BLOCK_SIZES[-1]))
-    if size not in BLOCK_SIZES:
-        raise SettingError("Block size", size, f"Allowed are {', '.join(map(str, BLOCK_SIZES))}.")
-    if pool // size > MAX_PAGES:
-        least = next(s for s in BLOCK_SIZES if pool // s <= MAX_PAGES)
-        raise SettingError(
-            "Block size",
-            size,
-            f"A pool of {pool:,} slots would have more than {MAX_PAGES:,} pages: take {least} or more.",
-        )
-    if not isinstance(policy, str) or policy not in POLICIES:
-        raise SettingError("Reservation", policy, f"Allowed are {', '.join(POLICIES)}.")
+    limits = limits or Limits()
+    length = integer("Output length", output_tokens, OUTPUT_TOKENS)
+    kind = one_of("Each prompt asks for", texts, tuple(TEXTS))
+    width = integer("How many", texts_per_prompt, TEXTS_PER_PROMPT)
+    parsed = parse_prompts(
+        prompts,
+        length,
+        limits.requests,
+        limits.outputs,
+        samples=width if kind == "samples" else 1,
+        beams=width if kind == "beams" else 0,
+    )
+    pool, size = _pool(pool_tokens, block_size, limits)
+    host = integer("Host tier", host_tokens, HOST_TOKENS)
+    if host % POOL_STEP:
+        raise SettingError("Host tier", host, f"Allowed are multiples of {POOL_STEP}.")
+    if host // size > limits.pages:
+        raise SettingError("Host tier", host, f"Allowed are {limits.pages:,} pages, here of {size} slots.")
+    mode = one_of("When memory runs out", preemption, tuple(PREEMPTION))
+    if mode != "recompute" and not host:
+        raise SettingError("When memory runs out", PREEMPTION[mode], "Allowed with a host tier of at least 256 slots.")
     return Settings(
         prompts=parsed,
         pool_tokens=pool,
         block_size=size,
-        policy=policy,
-        max_model_len=_integer("Longest sequence", max_model_len, MODEL_LEN),
-        temperature=_number("Temperature", temperature, TEMPERATURE),
-        seed=_integer("Seed", seed, SEED),
+        policy=one_of("Reservation", policy, tuple(POLICIES)),
+        max_model_len=integer("Longest sequence", max_model_len, MODEL_LEN),
+        temperature=number("Temperature", temperature, TEMPERATURE),
+        seed=integer("Seed", seed, SEED),
+        prefix_caching=truth("Prefix caching", prefix_caching),
+        host_tokens=host,
+        preemption=mode,
+        growing=truth("Third lane", growing),
     )
+
+
+def _pool(pool_tokens: object, block_size: object, limits: Limits) -> tuple[int, int]:
+    pool = integer("Pool size", pool_tokens, POOL_TOKENS)
+    if pool % POOL_STEP:
+        raise SettingError("Pool size", pool, f"Allowed are multiples of {POOL_STEP}.")
+    size = integer("Block size", block_size, (BLOCK_SIZES[0], BLOCK_SIZES[-1]))
+    if size not in BLOCK_SIZES:
+        raise SettingError("Block size", size, f"Allowed are {', '.join(map(str, BLOCK_SIZES))}.")
+    if pool // size > limits.pages:
+        least = next((s for s in BLOCK_SIZES if pool // s <= limits.pages), None)
+        instead = f"take {least} or more" if least is not None else "take a smaller pool"
+        words = f"A pool of {pool:,} slots would have more than {limits.pages:,} pages, which are allowed: {instead}."
+        raise SettingError("Block size", size, words)
+    return pool, size
 
 
 def parse_speed(speed: object, unlimited: object) -> float:
@@ -169,7 +174,7 @@ def parse_speed(speed: object, unlimited: object) -> float:
     Raises:
         SettingError: out of range.
     """
-    return math.inf if unlimited is True else _number("Speed", speed, SPEED)
+    return math.inf if unlimited is True else number("Speed", speed, SPEED)
 
 
 def pool_words(pool_tokens: int, block_size: int, bytes_per_token: int) -> str:

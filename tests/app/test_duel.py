@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -17,20 +16,12 @@ from workbench_app.duel import Duel
 from workbench_app.frame import build_frame, preview_frame
 from workbench_app.presets import PRESETS
 from workbench_app.settings import Prompt, SettingError, Settings, parse_settings
+from workbench_app.updates import Updates
 
 
 def preset_settings(name: str) -> Settings:
     preset = PRESETS[name]
-    return parse_settings(
-        preset.prompts,
-        preset.output_tokens,
-        preset.pool_tokens,
-        preset.block_size,
-        "max",
-        preset.max_model_len,
-        0.8,
-        0,
-    )
+    return parse_settings(**preset.fields)
 
 
 @pytest.mark.parametrize("policy", ["max", "pow2", "oracle"])
@@ -77,7 +68,7 @@ def test_a_difference_is_caught(tiny: LoadedModel, small: Settings, monkeypatch:
         duel.advance()
     left, right = (side.llm.page_map.requests[2].token_ids for side in duel.sides)
     first = next(i for i, pair in enumerate(zip(left, right, strict=True)) if pair[0] != pair[1])
-    badge = json.loads(build_frame(duel, duel.last_step, 1, False, "Finished"))["badge"]
+    badge = build_frame(duel, duel.last_step)["badge"]
     assert badge == {"state": "differ", "words": f"Outputs differ: request C at token {first + 1} (final)"}
     duel.close()
 
@@ -86,7 +77,7 @@ def test_a_request_that_never_fits_is_rejected_with_the_arithmetic(tiny: LoadedM
     duel = Duel(tiny, replace(small, max_model_len=512))
     while not duel.done:
         duel.advance()
-    frame = json.loads(build_frame(duel, duel.last_step, 1, False, "Finished"))
+    frame = build_frame(duel, duel.last_step)
     assert all(row[3][0] == "x" and "512" in row[3][7] and "256" in row[3][7] for row in frame["requests"])
     assert "not compared: A, B, C, D (rejected)" in frame["badge"]["words"]
     duel.close()
@@ -110,19 +101,29 @@ def test_overflow_holds_twice_the_requests_of_max(tiny: LoadedModel) -> None:
     duel.close()
 
 
-def test_frames_are_small(tiny: LoadedModel) -> None:
-    duel = Duel(tiny, preset_settings("overflow"))
+@pytest.mark.parametrize("pages", [128, 1024])
+def test_updates_are_small(tiny: LoadedModel, pages: int) -> None:
+    """What a tab is sent for a step, both sides together: at most 10 kB, also with 1,024 pages on each side."""
+    settings = preset_settings("overflow")
+    if pages == 1024:
+        settings = replace(settings, block_size=4, pool_tokens=4096)
+    duel = Duel(tiny, settings)
+    assert duel.left.llm.page_map.run is not None
+    assert duel.left.llm.page_map.run.num_blocks == pages
+    updates = Updates()
     sizes = []
-    for _ in range(60):
+    for step in range(60):
+        sizes.append(len(updates.message(str(step), build_frame(duel, duel.last_step)).encode()))
         duel.advance()
-        sizes.append(len(build_frame(duel, duel.last_step, 1, True, "Running").encode()))
-    print(f"\nframes of both sides: {max(sizes):,} bytes at most")
-    assert max(sizes) < 16_000
+    later = sizes[1:]
+    mean = sum(later) / len(later)
+    print(f"\n{pages} pages: first {sizes[0]:,} bytes, then {max(later):,} at most, {mean:,.0f} on average")
+    assert max(later) < 10_000
     duel.close()
 
 
 def test_the_preview_shows_empty_pools(tiny: LoadedModel, small: Settings) -> None:
-    frame = json.loads(preview_frame(small, tiny.geometry))
+    frame = preview_frame(small, tiny.geometry)
     assert frame["left"]["map"]["owner"] == [-1] * 16
     assert frame["right"]["map"]["regions"] == []
     assert [row[1] for row in frame["requests"]] == [p.text for p in small.prompts]
@@ -145,7 +146,7 @@ def test_samples_share_on_one_side_and_are_refused_on_the_other(tiny: LoadedMode
     assert [page.ref_count for page in duel.left.llm.page_map.pages[:prompt_pages]] == [4] * prompt_pages
     assert (duel.left.marks[-1].running, duel.right.marks[-1].running) == (4, 2)
 
-    frame = json.loads(build_frame(duel, duel.last_step, 1, True, "Running"))
+    frame = build_frame(duel, duel.last_step)
     left, right = frame["left"], frame["right"]
     assert left["stats"][0] == ["Running now", "4", "texts of 1 request; peak 4"]
     assert right["stats"][0] == ["Running now", "2", "texts of 2 requests; peak 2"]
@@ -161,7 +162,7 @@ def test_samples_share_on_one_side_and_are_refused_on_the_other(tiny: LoadedMode
     while not duel.done:
         duel.advance()
     assert duel.compare().words == "Outputs equal: 384 of 384 tokens compared (final)"
-    done = json.loads(build_frame(duel, duel.last_step, 1, False, "Finished"))
+    done = build_frame(duel, duel.last_step)
     assert all(row[2][6] == row[3][6] != "" for row in done["requests"])
     assert len({row[2][6] for row in done["requests"]}) == 4
     duel.close()
@@ -173,7 +174,7 @@ def test_prompts_with_and_without_samples_side_by_side(tiny: LoadedModel, small:
     assert duel.right.asked.places == {0: (0, 0), 1: (1, 0), 2: (1, 1), 3: (1, 2), 4: (2, 0)}
     while not duel.done:
         duel.advance()
-    frame = json.loads(build_frame(duel, duel.last_step, 1, False, "Finished"))
+    frame = build_frame(duel, duel.last_step)
     assert [(row[0], row[4]) for row in frame["requests"]] == [(0, None), (1, 1), (1, 2), (1, 3), (2, None)]
     assert frame["badge"]["words"] == "Outputs equal: 30 of 30 tokens compared (final)"
     assert frame["right"]["extra"][0].startswith("B refused: n=3")
@@ -182,7 +183,7 @@ def test_prompts_with_and_without_samples_side_by_side(tiny: LoadedModel, small:
 
 def test_a_different_sample_is_named(tiny: LoadedModel, small: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     def crooked(**params: Any) -> SamplingParams:
-        if params.get("n") is None and params["seed"] == 2:
+        if params["n"] == 1 and params["seed"] == 2:
             params["seed"] += 1000
         return SamplingParams(**params)
 
@@ -195,6 +196,76 @@ def test_a_different_sample_is_named(tiny: LoadedModel, small: Settings, monkeyp
 
 
 def test_the_preview_has_a_card_for_each_sample(tiny: LoadedModel) -> None:
-    frame = json.loads(preview_frame(preset_settings("samples"), tiny.geometry))
+    frame = preview_frame(preset_settings("samples"), tiny.geometry)
     assert [row[0] for row in frame["requests"]] == [0] * 4
     assert frame["right"]["extra"] == []
+
+
+# --- beams, prefixes, swapping, and the third lane ----------------------------------------------------------------
+
+
+def test_nothing_stands_in_for_a_beam_search(tiny: LoadedModel) -> None:
+    duel = Duel(tiny, preset_settings("beams"))
+    assert duel.right.asked.places == {}
+    assert duel.right.asked.unanswered == [0, 1, 2]
+    for _ in range(12):
+        duel.advance()
+    assert_page_map_matches(duel.left.llm)
+    frame = build_frame(duel, duel.last_step)
+    assert [row[1][:13] for row in frame["requests"][:4]] == [f"(beam {i + 1} of 4)" for i in range(4)]
+    assert all(row[3] is None and "contiguous memory can't share" in row[5] for row in frame["requests"])
+    assert "Nothing can stand in for a beam search" in frame["right"]["extra"][0]
+    assert frame["ahead"] == "The right side does not run all of this, so there is no race."
+    while not duel.done:
+        duel.advance()
+    assert duel.left.llm.page_map.totals.blocks_copied > 0
+    assert build_frame(duel, duel.last_step)["badge"]["state"] == "pending"
+    duel.close()
+
+
+def test_prefixes_are_computed_once(tiny: LoadedModel) -> None:
+    settings = preset_settings("prefixes")
+    duel = Duel(tiny, settings)
+    while not duel.done:
+        duel.advance()
+    left, right = (side.llm.page_map.totals for side in duel.sides)
+    assert left.prefix_hit_tokens > 0
+    assert right.prefix_hit_tokens == 0
+    assert left.prefill_tokens < right.prefill_tokens
+    frame = build_frame(duel, duel.last_step)
+    assert frame["badge"]["state"] == "equal"
+    assert f"{left.prefix_hit_tokens:,} tokens were found in the prefix cache" in " ".join(frame["left"]["extra"])
+    duel.close()
+
+
+def test_swapping_moves_pages_and_changes_no_token(tiny: LoadedModel) -> None:
+    duel = Duel(tiny, preset_settings("swap"))
+    seen_host = False
+    while not duel.done:
+        duel.advance()
+        host = build_frame(duel, duel.last_step)["left"]["map"]["host"]
+        seen_host |= any(owner >= 0 for owner in host["owner"])
+    assert seen_host
+    assert duel.left.llm.page_map.totals.swapped_in_bytes > 0
+    assert duel.compare().state == "equal"
+    duel.close()
+
+
+def test_a_third_lane_runs_beside_them(tiny: LoadedModel, small: Settings) -> None:
+    duel = Duel(tiny, replace(small, growing=True, temperature=0.0))
+    frames = [build_frame(duel, 0)]
+    while not duel.done:
+        duel.advance()
+        frames.append(build_frame(duel, duel.last_step))
+    assert duel.growing is not None
+    last = frames[-1]
+    assert last["growing"]["badge"]["state"] == "equal"
+    assert len(last["history"]["lines"]) == 3
+    assert all(row[6][0] == "f" and row[6][6] == row[2][6] for row in last["requests"])
+    assert "transformers after" in last["ahead"]
+    for step in (0, len(frames) // 2):
+        again = build_frame(duel, step)
+        for name in ("left", "right", "growing", "requests", "step"):
+            assert again[name] == frames[step][name]
+    assert duel.seconds >= duel.growing.seconds > 0
+    duel.close()

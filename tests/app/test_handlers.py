@@ -14,11 +14,13 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from workbench.models import LoadedModel
+from workbench.views.delta import patch
 from workbench_app.handlers import Handlers, choose_preset
-from workbench_app.main import build, launch_options, make_store
-from workbench_app.store import SessionStore
+from workbench_app.main import build, launch_options, make_services
+from workbench_app.services import Services
 
 FIELDS = ["Once upon a time\nEs war einmal | 6", 10, 256, 16, "max", 128, 0.8, 0]
+ALL = [*FIELDS, "one", 4, False, 0, "recompute", False]
 
 
 def tab(name: str) -> Any:
@@ -26,25 +28,50 @@ def tab(name: str) -> Any:
 
 
 @pytest.fixture
-def store(tiny: LoadedModel) -> Iterator[SessionStore]:
-    made = make_store(tiny)
+def services(tiny: LoadedModel) -> Iterator[Services]:
+    made = make_services(tiny)
     yield made
     made.close()
 
 
-async def collect(handlers: Handlers, name: str, *values: Any) -> list[dict[str, Any]]:
-    return [json.loads(frame) async for frame, _ in handlers.run(tab(name), *values)]
+class Shown:
+    """What a tab shows, from the messages that it gets."""
+
+    def __init__(self) -> None:
+        self.id, self.frame = "", {}
+
+    def receive(self, text: str) -> dict[str, Any]:
+        message = json.loads(text)
+        if "patch" in message:
+            assert message["base"] == self.id, "a change to a frame that did not arrive"
+            self.frame = patch(self.frame, message["patch"])
+        else:
+            self.frame = message["frame"]
+        self.id = message["id"]
+        return self.frame
 
 
-def test_run_yields_frames_to_the_end(store: SessionStore) -> None:
-    frames = asyncio.run(collect(Handlers(store), "a", 60, True, *FIELDS))
+async def collect(handlers: Handlers, name: str, *values: Any, page: Shown | None = None) -> list[dict[str, Any]]:
+    speed, unlimited, *fields = values
+    page = page or Shown()
+    return [page.receive(frame) async for frame, _ in handlers.run(tab(name), speed, unlimited, "class", *fields)]
+
+
+def whole(shown: Any) -> dict[str, Any]:
+    """The frame of a message that has all of it."""
+    frame: dict[str, Any] = json.loads(shown[0])["frame"]
+    return frame
+
+
+def test_run_yields_frames_to_the_end(services: Services) -> None:
+    frames = asyncio.run(collect(Handlers(services), "a", 60, True, *FIELDS))
     assert frames[-1]["state"] == "Finished"
     assert [f["running"] for f in frames].count(False) == 1
     assert frames[-1]["badge"]["words"] == "Outputs equal: 16 of 16 tokens compared (final)"
 
 
-def test_pause_ends_the_generator(store: SessionStore) -> None:
-    handlers = Handlers(store)
+def test_pause_ends_the_generator(services: Services) -> None:
+    handlers = Handlers(services)
 
     async def scenario() -> list[dict[str, Any]]:
         task = asyncio.create_task(collect(handlers, "a", 2, False, *FIELDS))
@@ -56,13 +83,14 @@ def test_pause_ends_the_generator(store: SessionStore) -> None:
     assert frames[-1]["state"] == "Paused"
 
 
-def test_a_newer_run_of_the_same_tab_takes_over(store: SessionStore) -> None:
-    handlers = Handlers(store)
+def test_a_newer_run_of_the_same_tab_takes_over(services: Services) -> None:
+    handlers = Handlers(services)
 
     async def scenario() -> tuple[list[Any], list[Any]]:
-        first = asyncio.create_task(collect(handlers, "a", 3, False, *FIELDS))
+        page = Shown()  # one tab gets the messages of both
+        first = asyncio.create_task(collect(handlers, "a", 3, False, *FIELDS, page=page))
         await asyncio.sleep(0.5)
-        second = asyncio.create_task(collect(handlers, "a", 60, True, *FIELDS))
+        second = asyncio.create_task(collect(handlers, "a", 60, True, *FIELDS, page=page))
         return await asyncio.wait_for(first, 20), await asyncio.wait_for(second, 20)
 
     first, second = asyncio.run(scenario())
@@ -70,8 +98,8 @@ def test_a_newer_run_of_the_same_tab_takes_over(store: SessionStore) -> None:
     assert first[0]["run"] == second[-1]["run"] == 1
 
 
-def test_tabs_do_not_wait_for_each_other(store: SessionStore) -> None:
-    handlers = Handlers(store)
+def test_tabs_do_not_wait_for_each_other(services: Services) -> None:
+    handlers = Handlers(services)
 
     async def scenario() -> list[dict[str, Any]]:
         slow = asyncio.create_task(collect(handlers, "slow", 1, False, *FIELDS))
@@ -83,47 +111,48 @@ def test_tabs_do_not_wait_for_each_other(store: SessionStore) -> None:
         return fast
 
     assert asyncio.run(scenario())[-1]["state"] == "Finished"
-    assert store.find("slow") is None
+    assert services.sessions.find("slow") is None
 
 
-def test_step_back_scrub_and_reset(store: SessionStore) -> None:
-    handlers = Handlers(store)
+def test_step_back_scrub_and_reset(services: Services) -> None:
+    handlers = Handlers(services)
+    page = Shown()
     for expected in (1, 2, 3):
-        assert json.loads(handlers.step(tab("a"), *FIELDS)[0])["step"] == expected
-    assert json.loads(handlers.back(tab("a"))[0])["step"] == 2
-    assert json.loads(handlers.scrub(tab("a"), gr.EventData(None, {"step": 0}))[0])["step"] == 0
+        assert page.receive(handlers.step(tab("a"), "", *FIELDS)[0])["step"] == expected
+    assert page.receive(handlers.back(tab("a"))[0])["step"] == 2
+    assert page.receive(handlers.scrub(tab("a"), gr.EventData(None, {"step": 0}))[0])["step"] == 0
     assert "no run here" in handlers.back(tab("other"))[1]
-    assert json.loads(handlers.reset(tab("a"), *FIELDS)[0])["state"] == "Ready: press Run"
-    assert store.find("a") is None
+    assert whole(handlers.reset(tab("a"), *FIELDS))["state"] == "Ready: press Run"
+    assert services.sessions.find("a") is None
 
 
 @pytest.mark.parametrize("data", [None, {}, {"step": "1"}, {"step": 1.5}, {"step": True}])
-def test_scrub_refuses_what_is_no_step(store: SessionStore, data: Any) -> None:
+def test_scrub_refuses_what_is_no_step(services: Services, data: Any) -> None:
     with pytest.raises(gr.Error, match="Step: "):
-        Handlers(store).scrub(tab("a"), gr.EventData(None, data))
+        Handlers(services).scrub(tab("a"), gr.EventData(None, data))
 
 
-def test_changed_settings_are_announced_and_nothing_is_lost(store: SessionStore) -> None:
-    handlers = Handlers(store)
-    handlers.step(tab("a"), *FIELDS)
+def test_changed_settings_are_announced_and_nothing_is_lost(services: Services) -> None:
+    handlers = Handlers(services)
+    handlers.step(tab("a"), "", *FIELDS)
     changed = [*FIELDS[:-1], 7]
     assert "Run or Step starts a new run" in handlers.changed(tab("a"), *changed)[1]
     assert handlers.changed(tab("a"), *FIELDS)[1] == ""
     assert "Prompts" in handlers.changed(tab("a"), "", *FIELDS[1:])[1]
     with pytest.raises(gr.Error, match="Prompts"):
-        handlers.step(tab("a"), "", *FIELDS[1:])
-    session = store.find("a")
+        handlers.step(tab("a"), "", "", *FIELDS[1:])
+    session = services.sessions.find("a")
     assert session is not None
     assert session.step == 1
 
 
 def test_a_full_server_says_so(tiny: LoadedModel) -> None:
-    store = make_store(tiny, max_sessions=1)
-    handlers = Handlers(store)
-    handlers.step(tab("a"), *FIELDS)
-    with pytest.raises(gr.Error, match="1 visitors are running engines here"):
-        handlers.step(tab("b"), *FIELDS)
-    store.close()
+    services = make_services(tiny, max_sessions=1)
+    handlers = Handlers(services)
+    handlers.step(tab("a"), "", *FIELDS)
+    with pytest.raises(gr.Error, match=r"1 visitor is running engines here, .* You are next"):
+        handlers.step(tab("b"), "", *FIELDS)
+    services.close()
 
 
 def test_unknown_presets_are_refused() -> None:
@@ -133,20 +162,20 @@ def test_unknown_presets_are_refused() -> None:
             choose_preset(name)
 
 
-def test_through_the_api(store: SessionStore) -> None:
-    demo = build(store=store)
-    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
+def test_through_the_api(services: Services) -> None:
+    demo = build(services)
+    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options(services))
     try:
         client = Client(url, verbose=False)
-        frame = json.loads(client.predict(*FIELDS, api_name="/step")[0])
+        frame = whole(client.predict("", *ALL, api_name="/step"))
         assert frame["step"] == 1
-        last = json.loads(client.predict(60, True, *FIELDS, api_name="/run")[0])
+        last = whole(client.predict(60, True, "", *ALL, api_name="/run"))
         assert last["state"] == "Finished"
         for position, value, named in ((2, -5, "Pool size: -5"), (3, 17, "Block size: 17"), (4, "x", "Reservation")):
-            fields: list[Any] = [*FIELDS]
+            fields: list[Any] = [*ALL]
             fields[position] = value
             with pytest.raises(AppError, match=named):
-                client.predict(*fields, api_name="/step")
+                client.predict("", *fields, api_name="/step")
         client.close()
     finally:
         demo.close()

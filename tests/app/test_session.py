@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,15 +12,14 @@ import pytest
 from tests.app.conftest import Clock
 from workbench.models import LoadedModel
 from workbench_app.session import Session, SessionClosedError
-from workbench_app.settings import SettingError, Settings
+from workbench_app.settings import Limits, SettingError, Settings
 from workbench_app.store import ServerFullError, SessionStore
 
 Wait = Callable[..., None]
 
 
 def shown(session: Session) -> dict[str, Any]:
-    frame: dict[str, Any] = json.loads(session.frame()[1])
-    return frame
+    return session.frame()[1]
 
 
 def finish(session: Session, wait: Wait) -> dict[str, Any]:
@@ -154,6 +152,82 @@ def test_a_run_that_nobody_watches_pauses(tiny: LoadedModel, small: Settings, wa
     session.close()
 
 
+def test_the_run_goes_on_while_somebody_looks_back(session: Session, small: Settings, wait: Wait) -> None:
+    session.prepare(small)
+    session.start(speed=30)
+    wait(lambda: shown(session)["step"] >= 4)
+    session.back()
+    session.back()
+    here = shown(session)
+    assert (here["running"], here["live"], here["state"]) == (True, False, "Looking back; the run goes on")
+    wait(lambda: shown(session)["last"] >= here["last"] + 4)
+    assert shown(session)["step"] == here["step"]
+    assert shown(session)["left"] == here["left"]
+    session.forward()
+    assert shown(session)["step"] == here["step"] + 1
+    session.live()
+    frame = shown(session)
+    assert (frame["step"], frame["live"]) == (frame["last"], True)
+    wait(lambda: shown(session)["step"] > frame["step"])
+    session.set_speed(1000)
+    session.go_to(1)
+    wait(lambda: not session.running)
+    assert shown(session)["step"] == 1  # the run has ended, and the visitor is still where they were
+    assert session.duel is not None
+    assert session.duel.done
+
+
+def test_run_while_looking_back_shows_the_newest_step(session: Session, small: Settings, wait: Wait) -> None:
+    session.prepare(small)
+    session.start(speed=30)
+    wait(lambda: shown(session)["step"] >= 3)
+    session.go_to(1)
+    session.start(speed=30)
+    assert shown(session)["live"]
+    session.pause()
+
+
+def test_a_run_stops_at_a_step(session: Session, small: Settings, wait: Wait) -> None:
+    session.prepare(small)
+    session.start(stop_at=5)
+    wait(lambda: not session.running)
+    assert (shown(session)["step"], shown(session)["last"], shown(session)["state"]) == (5, 5, "Paused")
+
+
+def test_jumps(session: Session, small: Settings, wait: Wait) -> None:
+    session.prepare(small)
+    finish(session, wait)
+    steps = shown(session)["jumps"]
+    assert session.duel is not None
+    ends = {request.finished_step for side in session.duel.sides for request in side.llm.page_map.requests.values()}
+    assert steps["finish"] == sorted(ends)
+    assert steps["oom"]  # Max lets two of four run at once
+    session.go_to(0)
+    for expected in steps["finish"]:
+        assert session.jump("finish", 1)
+        assert session.step == expected
+    assert not session.jump("finish", 1)
+    assert session.jump("oom", -1)
+    assert session.step == max(step for step in steps["oom"] if step < steps["finish"][-1])
+    with pytest.raises(ValueError, match="must be one of preemption, swap"):
+        session.jump("nonsense", 1)
+
+
+def test_a_run_that_has_used_its_time_ends_and_can_be_looked_at(tiny: LoadedModel, small: Settings, wait: Wait) -> None:
+    session = Session(tiny, limits=Limits(seconds=1e-6))
+    session.prepare(small)
+    session.start()
+    wait(lambda: not session.running)
+    frame = shown(session)
+    assert "Allowed are 0 in one run" in frame["note"]
+    assert session.duel is not None
+    assert session.duel.done
+    assert {row[2][0] for row in frame["requests"]} <= {"c", "f"}
+    session.back()
+    assert shown(session)["step"] < frame["last"]
+    session.close()
+
+
 def test_a_failing_step_ends_the_run_with_its_reason(
     session: Session, small: Settings, wait: Wait, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +275,29 @@ def test_the_store_keeps_sessions_apart_and_limits_them(tiny: LoadedModel) -> No
     assert (len(store), loads) == (2, 1)
     store.close()
     assert len(store) == 0
+
+
+def test_who_comes_too_late_waits_in_line(tiny: LoadedModel) -> None:
+    clock = Clock()
+    store = SessionStore(lambda: tiny, max_sessions=1, clock=clock)
+    store.get("a")
+
+    def before(name: str) -> int:
+        with pytest.raises(ServerFullError) as caught:
+            store.get(name)
+        return caught.value.before
+
+    assert [before(name) for name in ("b", "c", "d", "b", "d")] == [0, 1, 2, 0, 2]
+    assert store.waiting == 3
+    store.drop("a")
+    assert before("c") == 1  # the place is b's
+    store.drop("b")  # who leaves the line makes it shorter
+    assert store.get("c") is store.find("c")
+    clock.now = 4.0
+    assert before("e") == 1
+    clock.now = 8.0
+    assert before("e") == 0  # d has not asked for eight seconds
+    store.close()
 
 
 def test_idle_sessions_are_reaped(tiny: LoadedModel, small: Settings) -> None:

@@ -46,6 +46,16 @@ GOOD: dict[str, Any] = {
         ("block_size", 12, "Block size: 12"),
         ("block_size", 0, "Block size: 0"),
         ("block_size", None, "Block size"),
+        ("prompts", "fine | 30 b1", "Prompts, line 1, beams: 1"),
+        ("prompts", "\n".join(["x | 30 b8"] * 7), "56 texts in all"),
+        ("texts", "many", "Each prompt asks for: 'many'"),
+        ("texts_per_prompt", 1, "How many: 1"),
+        ("prefix_caching", "yes", "Prefix caching: 'yes'"),
+        ("host_tokens", 100, "Host tier: 100"),
+        ("host_tokens", -256, "Host tier: -256"),
+        ("preemption", "drop", "When memory runs out: 'drop'"),
+        ("preemption", "swap", "with a host tier"),
+        ("growing", None, "Third lane: None"),
         ("policy", "best", "Reservation: 'best'"),
         ("policy", ["max"], "Reservation"),
         ("max_model_len", 1, "Longest sequence: 1"),
@@ -101,17 +111,8 @@ def test_pool_in_words() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_possible(name: str) -> None:
     preset = PRESETS[name]
-    settings = parse_settings(
-        preset.prompts,
-        preset.output_tokens,
-        preset.pool_tokens,
-        preset.block_size,
-        "max",
-        preset.max_model_len,
-        0.8,
-        0,
-    )
-    assert len(settings.prompts) >= 6 or name == "samples"
+    settings = parse_settings(**preset.fields)
+    assert len(settings.prompts) >= 6 or name in ("samples", "beams")
     assert len({p.text for p in settings.prompts}) >= len(settings.prompts) - 2
-    assert settings.has_samples == (name == "samples")
+    assert settings.has_samples == (name in ("samples", "beams"))
     assert DEFAULT_PRESET in PRESETS

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from workbench.models import LoadedModel
-from workbench_app.main import build, launch_options, make_store, step_threads
+from workbench_app.main import build, launch_options, make_services, step_threads
+from workbench_app.services import Services
 from workbench_app.session import Session
 from workbench_app.store import SessionStore
 
@@ -50,7 +51,12 @@ class App:
     """The running app."""
 
     url: str
-    store: SessionStore
+    services: Services
+
+    @property
+    def store(self) -> SessionStore:
+        """The visitors' engines."""
+        return self.services.sessions
 
     def only_session(self) -> Session:
         """The session of the one tab that is open."""
@@ -95,12 +101,12 @@ def app(tiny: LoadedModel) -> Iterator[App]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    store = make_store(tiny)
-    demo = build(store=store)
-    demo.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **launch_options())
-    yield App(f"http://127.0.0.1:{port}/", store)
+    services = make_services(tiny)
+    demo = build(services)
+    demo.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **launch_options(services))
+    yield App(f"http://127.0.0.1:{port}/", services)
     demo.close()
-    store.close()
+    services.close()
     torch.set_num_threads(threads)
 
 

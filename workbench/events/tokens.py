@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from workbench.events.page_map import PageMap
+from workbench.events.state import OutputText
 
 
 def sequence_tokens(page_map: PageMap, sequence: int) -> list[str]:
@@ -20,7 +21,7 @@ def sequence_tokens(page_map: PageMap, sequence: int) -> list[str]:
     request = page_map.requests[held.request]
     prompt = _pieces(request.prompt, request.prompt_ends)
     prompt += [""] * (request.prompt_tokens - len(prompt))
-    output = request.outputs[sequence]
+    output = request.outputs.get(sequence, OutputText())  # a stranger's recording may leave it out
     pieces = (prompt + _pieces(output.text, output.ends))[: held.num_computed_tokens]
     return pieces + [""] * (held.num_computed_tokens - len(pieces))
 

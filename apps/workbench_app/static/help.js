@@ -73,8 +73,11 @@ window.KVW = window.KVW || {};
   /** Buttons and fields of the page have something to do of their own: their help waits a moment, and a press ends it. */
   const busy = (node) => node.matches("button:not(.kvw-help-mark), select, input");
   const holder = (event) => event.target.closest && event.target.closest("[data-help-key]");
-  document.addEventListener("pointerover", (event) => {
-    if (event.pointerType === "touch") return;
+  let under = null;
+  document.addEventListener("pointermove", (event) => {
+    // Fingers tap. And what slides under a pointer that rests is not pointed at.
+    if (event.pointerType === "touch" || (!event.movementX && !event.movementY) || event.target === under) return;
+    under = event.target;
     const node = holder(event);
     if (node && busy(node)) {
       clearTimeout(timer);

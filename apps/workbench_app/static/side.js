@@ -9,6 +9,13 @@
     ["cached", "Kept for reuse (cached)", "Slots of pages that nobody uses, kept because their content may be wanted again"],
   ];
   const role = KVW.role;
+  KVW.EXPORTS = [
+    ["kvtrace", "Recording (.kvtrace): every event"],
+    ["html", "HTML replay: one file that opens offline"],
+    ["perfetto", "Perfetto or Chrome trace (.json)"],
+    ["csv", "Events as a table (.csv)"],
+    ["parquet", "Events as a table (.parquet)"],
+  ];
 
   class SideView {
     constructor(root) {
@@ -26,6 +33,11 @@
       }
     }
 
+    setMode(mode) {
+      this.map.setMode(mode);
+      if (this.host) this.host.setMode(mode);
+    }
+
     draw(side, run) {
       KVW.setText(role(this.root, "title"), side.title);
       KVW.setText(role(this.root, "subtitle"), side.subtitle);
@@ -41,6 +53,24 @@
       this.extra(side.extra || []);
     }
 
+    /** What a run can be saved as, and the way to the tab "Explore". `source`: its key on the server, if it has one. */
+    save(source) {
+      const box = role(this.root, "save");
+      box.hidden = !source;
+      if (!source || box.dataset.source === source) return;
+      box.dataset.source = source;
+      const list = role(this.root, "save-links");
+      list.replaceChildren();
+      const link = (text, href, download) => {
+        const node = list.appendChild(KVW.make("li")).appendChild(KVW.make("a", "", text));
+        node.href = href;
+        if (download) node.setAttribute("download", "");
+        else node.addEventListener("click", (event) => KVW.openInExplore && KVW.openInExplore(source) && event.preventDefault());
+      };
+      link("Open in the tab Explore, all views linked", "?tab=explore&source=" + source, false);
+      for (const [kind, text] of KVW.EXPORTS) link(text, "kvw/" + source + "/export/" + kind, true);
+    }
+
     /** The host tier's pages, as a second map below the first. It is made when there first is such a tier. */
     hostTier(map, key) {
       const box = role(this.root, "host");
@@ -49,6 +79,7 @@
       if (!this.host) {
         box.append(KVW.make("p", "kvw-host-words"), KVW.make("div", "kvw-map"));
         this.host = new KVW.PageMapView(box.lastChild, role(this.root, "detail"), this.name, "Host page");
+        this.host.setMode(this.map.mode);
       }
       const used = map.host.owner.filter((owner) => owner >= 0).length;
       const words = "Host tier: " + KVW.number(used) + " of " + KVW.plural(map.host.blocks, "page") + " in use";

@@ -1,84 +1,104 @@
-/* The stage: everything that moves. One JSON frame comes in, all views are redrawn from it; nothing is ever remounted. */
+/* The stage: everything that moves. Frames come in, all views are redrawn from them; nothing is ever remounted. */
 (function (KVW) {
   "use strict";
   const role = KVW.role;
 
-  KVW.mountStage = function (element, props, watch, sendStep) {
-    KVW.stats.mounts += 1;
-    KVW.causes = props.causes || [];
-    const root = role(element, "stage");
-    const sides = [...root.querySelectorAll(".kvw-side")].map((side) => new KVW.SideView(side));
-    KVW.sides = sides;
-    const history = new KVW.HistoryView(role(root, "history"), role(root, "history-words"));
-    const texts = new KVW.TextsView(role(root, "texts"));
-    const scrub = role(root, "scrub");
-    let frame = null;
-    let dragging = false;
+  class Stage {
+    constructor(root, send) {
+      this.root = root;
+      this.send = send;
+      this.frame = null;
+      this.id = "";
+      this.asked = 0;
+      const template = role(root, "side-template");
+      for (const side of root.querySelectorAll(".kvw-side")) side.append(template.content.cloneNode(true));
+      this.sides = [...root.querySelectorAll(".kvw-side")].map((side) => new KVW.SideView(side));
+      this.growing = null;
+      this.history = new KVW.HistoryView(role(root, "history"), role(root, "history-words"));
+      this.texts = new KVW.TextsView(role(root, "texts"));
+      this.transport = new KVW.Transport(root, send);
+      const mode = role(root, "mode");
+      for (const [key, { name }] of Object.entries(KVW.mapModes)) mode.add(new Option(name, key));
+      mode.addEventListener("change", () => this.sides.forEach((side) => side.setMode(mode.value)));
+      KVW.onThemeChange(() => this.frame && this.draw());
+    }
 
-    function draw() {
+    draw() {
+      const { frame, root } = this;
       const began = performance.now();
       KVW.setText(role(root, "badge"), frame.badge.words);
       role(root, "badge").dataset.state = frame.badge.state;
       KVW.setText(role(root, "state"), frame.state);
       role(root, "state").dataset.running = frame.running;
-      const note = role(root, "note");
-      note.hidden = !frame.note;
-      KVW.setText(note, frame.note);
-      scrub.max = frame.last;
-      scrub.disabled = frame.last === 0;
-      if (!dragging) scrub.value = frame.step;
-      const words = "Step " + KVW.number(frame.step) + " of " + KVW.number(frame.last);
-      KVW.setText(role(root, "step-words"), words);
-      scrub.setAttribute("aria-valuetext", words);
-      sides[0].draw(frame.left, frame.run);
-      sides[1].draw(frame.right, frame.run);
+      for (const name of ["note", "ahead"]) {
+        role(root, name).hidden = !frame[name];
+        KVW.setText(role(root, name), frame[name]);
+      }
+      this.transport.draw(frame);
+      this.sides[0].draw(frame.left, frame.run);
+      this.sides[1].draw(frame.right, frame.run);
+      this.sides.forEach((side, i) => side.save((frame.sources || [])[i]));
+      this.lane(frame.growing);
       KVW.setText(role(root, "history-title"), frame.history.title);
-      history.draw(frame);
-      texts.draw(frame);
+      this.history.draw(frame);
+      this.texts.draw(frame);
       KVW.stats.frameMs += performance.now() - began;
     }
 
-    function receive() {
-      if (!props.value) return;
+    lane(payload) {
+      const box = role(this.root, "growing");
+      box.hidden = !payload;
+      if (!payload) return;
+      if (!this.growing) this.growing = new KVW.LaneView(box);
+      this.growing.draw(payload);
+    }
+
+    /** A message is a whole frame, or what has changed since another one. */
+    receive(text) {
+      let message;
       try {
-        frame = JSON.parse(props.value);
+        message = JSON.parse(text);
       } catch (error) {
         console.error("KV Workbench: a frame could not be read", error);
         return;
       }
-      KVW.stats.frames += 1;
-      KVW.stats.bytes += props.value.length;
-      KVW.frame = frame;
-      draw();
+      KVW.stats.bytes += text.length;
+      const { id, base, patch } = message;
+      let next = message.frame;
+      if (next && !next.run && !next.reset && !next.film && this.frame && this.frame.run) return; // late: a run has begun since
+      if (!next && base === this.id) next = KVW.patch(this.frame, patch);
+      if (!next) return this.resync();
+      this.id = id;
+      if (patch === 0) return;
+      this.show(next);
     }
 
-    // While the handle is dragged, at most one request to the server is under way at a time.
-    let wanted = null;
-    let timer = null;
-    scrub.addEventListener("input", () => {
-      dragging = true;
-      wanted = Number(scrub.value);
-      if (timer === null)
-        timer = setTimeout(() => {
-          timer = null;
-          sendStep(wanted);
-        }, 90);
-    });
-    scrub.addEventListener("change", () => {
-      dragging = false;
-    });
+    show(frame) {
+      KVW.stats.frames += 1;
+      this.frame = frame;
+      if (this.send.owns) KVW.frame = frame;
+      this.draw();
+    }
 
-    document.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.altKey || event.metaKey || event.defaultPrevented) return;
-      const target = event.target;
-      const typing = "input, textarea, select, summary, a, [contenteditable], [role=radio], [role=option], [role=slider]";
-      if (target.closest && target.closest(event.key === " " ? typing + ", button" : typing)) return;
-      const ids = { " ": frame && frame.running ? "kvw-pause" : "kvw-run", ArrowRight: "kvw-step", ArrowLeft: "kvw-back" };
-      const button = ids[event.key] && document.getElementById(ids[event.key]);
-      if (!button) return;
-      event.preventDefault();
-      (button.querySelector("button") || button).click();
-    });
+    /** A change to a frame that did not arrive: asks for a whole one, once a second at most. */
+    resync() {
+      KVW.stats.resyncs = (KVW.stats.resyncs || 0) + 1;
+      const now = performance.now();
+      if (now - this.asked < 1000) return;
+      this.asked = now;
+      this.send("act", { what: "resync" });
+    }
+  }
+  KVW.Stage = Stage;
+
+  KVW.mountStage = function (element, props, watch, trigger) {
+    KVW.stats.mounts += 1;
+    KVW.causes = props.causes || [];
+    const send = (what, data) => trigger(what, data);
+    send.owns = true;
+    const stage = new Stage(role(element, "stage"), send);
+    KVW.stage = stage;
+    KVW.sides = stage.sides;
 
     // After a click the space bar should run and pause, not press the same button again. Tab still reaches the buttons.
     document.addEventListener("pointerup", (event) => {
@@ -90,8 +110,8 @@
     const settings = document.querySelector("#kvw-settings button.label-wrap");
     if (settings && settings.classList.contains("open") && window.matchMedia("(max-width: 1180px)").matches) settings.click();
 
-    KVW.onThemeChange(() => frame && draw());
-    watch("value", receive);
-    receive();
+    watch("value", () => props.value && stage.receive(props.value));
+    if (props.value) stage.receive(props.value);
+    else if (props.film) KVW.playFilm(stage, props.film);
   };
 })(window.KVW);

@@ -17,37 +17,46 @@
       const card = KVW.make("article", "kvw-card");
       const head = card.appendChild(KVW.make("header"));
       head.append(KVW.make("span", "kvw-chip"), KVW.make("span", "kvw-prompt"));
-      for (const side of [0, 1]) {
+      for (const side of ["left", "right", "third"]) {
         const column = card.appendChild(KVW.make("div", "kvw-output"));
-        column.dataset.side = side ? "right" : "left";
+        column.dataset.side = side;
         column.append(KVW.make("small"), KVW.make("p"));
         column.lastChild.append(KVW.make("span"));
         column.lastChild.tabIndex = 0;
+        column.lastChild.setAttribute("role", "group");
       }
       return card;
     }
 
-    /** `other`: the number of the right side's request where it has one of its own, because the prompt was refused. */
-    fill(card, [request, prompt, left, right, other], names) {
+    /** A row as `workbench_app.cards.cards` makes it. */
+    fill(card, [request, prompt, left, right, other, why, third], names) {
       const [chip, promptNode] = card.firstChild.children;
       KVW.setChip(chip, request);
       KVW.setText(promptNode, prompt);
-      [left, right].forEach((side, i) => {
-        const column = card.children[i + 1];
-        if (!side) {
-          delete column.dataset.status;
-          KVW.setText(column.firstChild, names[i] + ": not started");
-          KVW.setText(column.lastChild.firstChild, "");
-          return;
-        }
-        const [status, promptTokens, output, most, held, preemptions, text, reason, , host] = side;
-        const again = preemptions ? ", preempted " + preemptions + "×" : "";
-        const own = i && other !== null ? " (refused; separate request " + KVW.label(other) + ")" : "";
-        KVW.setText(column.firstChild, names[i] + own + ": " + STATUS[status] + ", " + output + "/" + most + " tokens" + again);
-        column.dataset.status = status;
-        column.title = KVW.plural(promptTokens, "prompt token") + "; holds " + KVW.number(held) + (i ? " slots" : " pages") + (host ? " and " + KVW.plural(host, "host page") : "");
-        KVW.setText(column.lastChild.firstChild, reason || text.trimStart());
-      });
+      const own = other !== null && other !== undefined ? " (refused; separate request " + KVW.label(other) + ")" : "";
+      this.column(card.children[1], names[0], left, "", "pages");
+      this.column(card.children[2], names[1] + own, right, why, "slots");
+      card.children[3].hidden = !third;
+      card.classList.toggle("kvw-three", Boolean(third));
+      if (third) this.column(card.children[3], names[2], third, "", "positions");
+    }
+
+    column(column, name, side, why, unit) {
+      const [head, body] = column.children;
+      if (!side) {
+        delete column.dataset.status;
+        KVW.setText(head, name + (why ? ": refused" : ": not started"));
+        KVW.setText(body.firstChild, why);
+        body.setAttribute("aria-label", head.textContent);
+        return;
+      }
+      const [status, promptTokens, output, most, held, preemptions, text, reason, , host] = side;
+      const again = preemptions ? ", preempted " + preemptions + "×" : "";
+      KVW.setText(head, name + ": " + STATUS[status] + ", " + output + "/" + most + " tokens" + again);
+      column.dataset.status = status;
+      column.title = KVW.plural(promptTokens, "prompt token") + "; holds " + KVW.number(held) + " " + unit + (host ? " and " + KVW.plural(host, "host page") : "");
+      KVW.setText(body.firstChild, reason || text.trimStart());
+      body.setAttribute("aria-label", name + ", text");
     }
   }
   KVW.TextsView = TextsView;

@@ -1,0 +1,38 @@
+"""Frames on their way to one browser tab: as a whole, or as what has changed since the last one that it was sent."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+from workbench.views.delta import diff
+
+
+class Updates:
+    """What one tab has been sent. Safe to use from several threads.
+
+    A message is ``{"id", "frame"}`` or ``{"id", "base", "patch"}`` (see `workbench.views.delta`). A tab that does not
+    have ``base`` asks for a whole frame.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sent: tuple[str, dict[str, Any]] | None = None
+
+    def message(self, name: str, frame: dict[str, Any], whole: bool = False) -> str:
+        """The JSON text of a frame, whose name no other frame has.
+
+        Args:
+            whole: not as a change.
+        """
+        with self._lock:
+            sent, self._sent = self._sent, (name, frame)
+        if whole or sent is None:
+            return encode({"id": name, "frame": frame})
+        return encode({"id": name, "base": sent[0], "patch": diff(sent[1], frame)})
+
+
+def encode(value: Any) -> str:
+    """Compact JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

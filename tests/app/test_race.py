@@ -1,0 +1,58 @@
+"""Who is ahead, in one sentence that is true."""
+
+from __future__ import annotations
+
+from workbench_app.race import Standing, ahead_words
+
+
+def lane(name: str, tokens: int, running: int = 1, peak: int = 1, end: int | None = None, used: float | None = None,
+         waits: bool = False) -> Standing:  # fmt: skip
+    return Standing(name, tokens, running, peak, end, used, waits)
+
+
+def test_nobody_yet() -> None:
+    assert ahead_words([lane("paged", 0), lane("contiguous", 0)]) == "Nothing is written yet, so nobody is ahead."
+
+
+def test_ahead_and_why() -> None:
+    words = ahead_words([lane("paged", 500, 25), lane("contiguous", 80, 4, used=0.2, waits=True)])
+    assert words == (
+        "Paged is ahead: 500 tokens written, contiguous 80. It writes 25 texts at once, contiguous 4, where others "
+        "wait although only 20 % of the held memory holds tokens."
+    )
+    words = ahead_words([lane("paged", 90, 3, 4), lane("contiguous", 100, 3, 5)])
+    assert words == (
+        "Contiguous is ahead: 100 tokens written, paged 90. It has written up to 5 texts at once, paged at most 4."
+    )
+    assert ahead_words([lane("paged", 90, 5, 5), lane("contiguous", 100, 3, 3)]) == (
+        "Contiguous is ahead: 100 tokens written, paged 90."
+    )
+
+
+def test_level() -> None:
+    assert ahead_words([lane("paged", 100), lane("contiguous", 99)]) == (
+        "Level: paged has written 100 tokens, contiguous 99."
+    )
+
+
+def test_one_has_finished() -> None:
+    words = ahead_words([lane("paged", 900, 0, 20, end=80), lane("contiguous", 400, 4, 4)])
+    assert (
+        words == "Paged is ahead: 900 tokens written, contiguous 400. It has finished, and contiguous goes on with 4."
+    )
+
+
+def test_the_result_of_three() -> None:
+    lanes = [
+        lane("paged", 900, 0, 25, end=190, used=0.94),
+        lane("contiguous", 900, 0, 4, end=1200, used=0.2),
+        lane("transformers", 900, 0, 6, end=700),
+    ]
+    assert ahead_words(lanes) == (
+        "Paged was done first: paged after 190, transformers after 700 and contiguous after 1,200 steps. It has "
+        "written up to 25 texts at once, contiguous at most 4. While others waited, 94 % of the memory that it held "
+        "held tokens; with contiguous it was 20 %."
+    )
+    assert ahead_words([lane("paged", 9, end=5), lane("contiguous", 9, end=5)]) == (
+        "Level: all have finished after 5 steps."
+    )
