@@ -31,8 +31,8 @@ def test_no_tab_has_serious_findings(tab: Tab) -> None:
         for viewport in (WIDE, NARROW):
             page.set_viewport_size(viewport)
             page.evaluate("name => KVW.openTab && KVW.openTab(name)", name)
-            page.wait_for_timeout(500)  # a tab's content comes with its first opening
             look(page, dark=False)
+            page.wait_for_timeout(1000)  # a tab's content comes with its first opening, and fades in
             where = f"{name}, {viewport['width']} wide"
             found[where] = [str(one) for one in check(page)]
             look(page, dark=True)  # only colours can differ
