@@ -15,6 +15,9 @@
   const AHEAD = 3;
   const EMPTY = { step: 0, page: -1, host: false, request: -1, sequence: -1, color: "request", order: "" };
 
+  /** Kinds of events that the caption speaks of, and how. */
+  const TOLD = new Map([["queued", "arrival"], ["admitted", "admission"], ["preemption", "preemption"], ["resumed", "resumption"], ["finish", "finish"], ["rejected", "rejection"], ["fork", "fork"], ["copy", "copy-on-write"], ["shared", "page shared"], ["hit", "prefix hit"], ["cached", "page kept for reuse"], ["eviction", "eviction"], ["swap", "swap"]]);
+
   class Viewer {
     constructor(root, source, options) {
       Object.assign(this, { root, source, options, frames: new Map(), state: { ...EMPTY }, following: false });
@@ -164,10 +167,19 @@
       this.transport.draw(state.step);
       const pages = this.pages();
       for (const panel of this.panels) panel.draw(frame, state, pages);
-      const told = frame.events.filter((row) => !["step", "written", "token", "allocated", "released", "freed"].includes(row[0]));
-      this.say("Step " + state.step + ". " + frame.map.words + (told.length ? " In this step: " + told.slice(0, 3).map((row) => row[1]).join("; ") + (told.length > 3 ? "; and more." : ".") : ""));
+      this.say("Step " + state.step + ". " + frame.map.words + this.happened(frame));
       KVW.stats.frames += 1;
       KVW.stats.frameMs += performance.now() - began;
+    }
+
+    /** What was out of the ordinary in the step: how often, and the first preemption in full. */
+    happened(frame) {
+      const counts = new Map();
+      for (const [kind] of frame.events) if (TOLD.has(kind)) counts.set(kind, (counts.get(kind) || 0) + 1);
+      if (!counts.size) return "";
+      const listed = [...counts].map(([kind, count]) => (count > 1 ? count + "× " : "") + TOLD.get(kind)).join(", ");
+      const preempted = frame.events.find((row) => row[0] === "preemption");
+      return " In this step: " + listed + "." + (preempted ? " First, " + preempted[1] + "." : "");
     }
 
     say(words) {

@@ -160,7 +160,7 @@
       const root = this.viewer.root;
       if (!root.offsetParent && !root.getClientRects().length) return; // another tab of the page is shown
       const target = event.target;
-      if (target.closest && target.closest("dialog, textarea, select, [contenteditable], [role=application], [role=tab]")) {
+      if (target.closest && target.closest("dialog[open], textarea, select, [contenteditable], [role=application], [role=tab]")) {
         if (!target.closest("[role=application], [role=tab]") || event.key.startsWith("Arrow") || event.key === "Enter" || event.key === " ") return;
       }
       if (target.tagName === "INPUT" && (target.type !== "range" || !/^[a-z?]$/i.test(event.key))) return;
