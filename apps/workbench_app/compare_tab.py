@@ -71,7 +71,9 @@ def _help(label: str) -> str | None:
 
 def _preset_choice(start: Preset) -> dict[str, Any]:
     choices = [(preset.name, key) for key, preset in PRESETS.items()]
-    preset = unchecked(gr.Radio(choices, value=DEFAULT_PRESET, label="Preset", elem_id="kvw-preset"))
+    preset = unchecked(
+        gr.Radio(choices, value=DEFAULT_PRESET, label="Preset", info=_help("Preset"), elem_id="kvw-preset")
+    )
     point = gr.Markdown(start.point, elem_id="kvw-point")
     with gr.Column(elem_id="kvw-pace", min_width=150):
         speed = unchecked(gr.Slider(*SPEED, value=15, step=1, label="Speed (steps per second)"))

@@ -63,14 +63,14 @@ def _plain(value: Any) -> str:
 
 
 def read_link(query: Mapping[str, str]) -> tuple[str, dict[str, Any], int] | None:
-    """The preset, all fields, and the step that a query string names; None if it names no run.
+    """The preset, all fields, and the step that a query string names; None if it names no run of the tab Compare.
 
     Numbers are read here, and checked with everything else by `parse_settings`.
 
     Raises:
         SettingError: an unknown preset, or a number that is none.
     """
-    if not {"preset", "step", *_NAMES.values()} & set(query):
+    if query.get("tab", "compare") != "compare" or not {"preset", "step", *_NAMES.values()} & set(query):
         return None
     preset = query.get("preset", DEFAULT_PRESET)
     if preset not in PRESETS:

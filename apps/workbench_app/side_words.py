@@ -39,7 +39,7 @@ def side_frame(page_map: PageMap, mark: Mark, settings: Settings, asked: Asked |
             ["Held memory in use", share(token_share(page_map.waste())), mean],
             ["Tokens per second", rate(speed), f"{mark.tokens:,} in {mark.seconds:.1f} s, measured" if speed else ""],
         ],
-        "waiting": page_map.waiting,
+        "waiting": list(page_map.waiting),
         "why": blocked_words(page_map),
         "extra": [
             text for text in [sharing_words(page_map), _tier_words(page_map), *refusals(asked, settings)] if text

@@ -14,7 +14,7 @@ from workbench.views.words import CAUSE_WORDS
 
 STATIC = Path(__file__).with_name("static")
 PLOTLY_JS = Path(plotly.__file__).with_name("package_data") / "plotly.min.js"
-_OWN = ("history.js", "side.js", "texts.js", "lane.js", "transport.js", "film.js", "stage.js", "watch.js")
+_OWN = ("history.js", "side.js", "texts.js", "lane.js", "transport.js", "film.js", "stage.js", "watch.js", "tabs.js")
 #: Those that the page shares with notebooks and saved HTML files come first.
 SCRIPTS = (
     *(VIEWS_STATIC / name for name in MAP_SCRIPTS),

@@ -63,6 +63,7 @@ def test_prompts_that_are_too_long_for_a_link() -> None:
 def test_addresses_that_say_nothing_of_a_run() -> None:
     assert read_link({}) is None
     assert read_link({"tab": "learn", "__theme": "dark"}) is None
+    assert read_link({"tab": "explore", "recording": "beams", "step": "17"}) is None
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,9 @@ def app(tiny: LoadedModel) -> Iterator[App]:
         port = probe.getsockname()[1]
     services = make_services(tiny)
     demo = build(services)
-    demo.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **launch_options(services))
+    demo.launch(
+        server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **launch_options(services)
+    )
     yield App(f"http://127.0.0.1:{port}/", services)
     demo.close()
     services.close()

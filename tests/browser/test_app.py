@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 
 from tests.browser.conftest import App, Tab
-from tests.views import scenes
-from workbench.views import map_payload
 from workbench.views.palette import REQUEST_COLORS
 
 pytestmark = pytest.mark.browser
@@ -213,37 +211,45 @@ def test_four_samples_of_one_prompt(app: App, tab: Tab) -> None:
     assert page.locator(".kvw-badge").inner_text() == "Outputs equal: 384 of 384 tokens compared (final)"
 
 
-def test_cached_pages_and_the_host_tier_are_drawn(tab: Tab) -> None:
-    """The app has no such setting yet; what draws them is there. Fed with states of `tests.events.scenario`."""
+def test_cached_pages_and_the_host_tier_are_drawn(app: App, tab: Tab) -> None:
+    """Prefix caching and swapping, switched on by presets. What is drawn is what the engine's history says."""
     page = tab.page
-    show = "([map, key]) => { const f = KVW.frame, v = KVW.sides[0]; v.draw({ ...f.left, map }, key); }"
-    before = page.evaluate("document.querySelectorAll('.kvw-plot').length")
     legend = page.locator("[data-side=left] .kvw-legend li", has_text="Kept for reuse")
     assert not legend.is_visible()
-    for step in (2, 3, 7):
-        state = scenes.tiers(step)
-        page.evaluate(show, [map_payload(state), f"scene{step}"])
-        plots = page.locator("[data-side=left] .kvw-plot")
-        assert plots.count() == 2
-        assert page.evaluate("document.querySelectorAll('.kvw-plot').length") == before + 1
-        device, host = (
-            page.evaluate("i => document.querySelectorAll('[data-side=left] .kvw-plot')[i].data[0].z.flat()", i)
-            for i in (0, 1)
-        )
-        waste = state.waste()
-        assert counts(device) == (waste.token_states, waste.reserved)
-        assert device.count(2 * COLORS + 2) == waste.cached
-        assert counts(host)[0] == sum(p.filled for p in state.host_pages if p.ref_count)
-        assert legend.is_visible() == (waste.cached > 0)
-        used = sum(p.ref_count > 0 for p in state.host_pages)
-        assert page.locator("[data-side=left] .kvw-host-words").inner_text() == f"Host tier: {used} of 6 pages in use"
-    page.evaluate(show, [map_payload(scenes.tiers(3)), "again"])
-    for index, words in ((0, "nobody uses it since step 3, kept for reuse (cached)"), (1, "Host page 0: request A")):
-        page.locator("[data-side=left] .kvw-plot").nth(index).hover(position={"x": 20, "y": 8})
-        tip = page.locator("[data-side=left] .kvw-tip").nth(index)
-        tip.wait_for(state="visible")
-        assert words in tip.inner_text()
-    assert "Shared by 2 sequences." in tip.inner_text()
+    fast(tab)
+    page.get_by_label("One beginning for all").check()
+    tab.wait("f.requests.length === 8")
+    page.click("#kvw-run")
+    tab.wait("f.state === 'Finished'")
+    here = tab.frame()["left"]["map"]
+    assert here["waste"][4] > 0
+    assert tab.cells("left").count(2 * COLORS + 2) == here["waste"][4]
+    assert legend.is_visible()
+
+    page.get_by_label("When memory runs out: swapping").check()
+    tab.wait("f.run === 1")
+    page.locator("#kvw-hint", has_text="Settings have changed").wait_for()
+    page.click("#kvw-run")
+    tab.wait("f.run === 2 && f.state === 'Finished'")
+    page.locator("body").press("Home")
+    tab.wait("f.step === 0")
+    page.locator("body").press("s")
+    tab.wait("f.step > 0")
+    step = tab.frame()["step"]
+    assert step == tab.frame()["jumps"]["swap"][0]
+    duel = app.only_session().duel
+    assert duel is not None
+    state = duel.left.history.state_at(step)
+    used = sum(p.ref_count > 0 for p in state.host_pages)
+    assert used > 0
+    words = f"Host tier: {used} of {len(state.host_pages)} pages in use"
+    assert page.locator("[data-side=left] .kvw-host-words").inner_text() == words
+    cells = page.evaluate("document.querySelectorAll('[data-side=left] .kvw-plot')[1].data[0].z.flat()")
+    assert counts(cells)[0] == sum(p.filled for p in state.host_pages if p.ref_count)
+    page.locator("[data-side=left] .kvw-plot").nth(1).hover(position={"x": 20, "y": 8})
+    tip = page.locator("[data-side=left] .kvw-tip").nth(1)
+    tip.wait_for(state="visible")
+    assert tip.inner_text().startswith("Host page 0: ")
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@
       KVW.resizeChildren(this.numbers, rows.length, () => {
         const box = KVW.make("div");
         const value = KVW.make("dd");
-        value.append(KVW.make("span"), KVW.make("small"));
+        value.append(KVW.make("span"), KVW.make("span", "kvw-more"));
         box.append(KVW.make("dt"), value);
         return box;
       });

@@ -99,7 +99,7 @@
       const list = role(this.root, "stats");
       KVW.resizeChildren(list, rows.length, () => {
         const box = KVW.make("div");
-        box.append(KVW.make("dt"), KVW.make("dd"), KVW.make("small"));
+        box.append(KVW.make("dt"), KVW.make("dd"), KVW.make("dd", "kvw-more"));
         return box;
       });
       rows.forEach(([label, value, small], i) => {
