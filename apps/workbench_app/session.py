@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from workbench.events.jumps import KINDS, JumpIndex
-
 from workbench_app.duel import Duel
 from workbench_app.frame import build_frame
 from workbench_app.links import link_to
