@@ -37,13 +37,18 @@ def explore_head(url: Callable[[Path], str]) -> str:
     return f"{styles}<script>window.KVW_CONSTANTS = {constants};</script>{scripts}"
 
 
-def explore_tab() -> gr.HTML:
-    """Builds the content inside an open `gr.Tab`."""
+def explore_tab(head: str = "") -> gr.HTML:
+    """Builds the content inside an open `gr.Tab`.
+
+    Args:
+        head: the scripts that it needs, the page map's first; it waits for them.
+    """
     gr.set_static_paths([_STATIC, VIEWS_STATIC])
     return gr.HTML(
         "",
         html_template=(_STATIC / "explore.html").read_text(encoding="utf-8"),
         js_on_load="KVW.mountExplore(element);",
+        head=head,
         apply_default_css=False,
         elem_id="kvw-explore",
     )

@@ -11,6 +11,7 @@ from workbench_app.lab.tab import lab_tab
 from workbench_app.learn import LEARN_SCRIPTS, learn_head, learn_tab
 from workbench_app.services import Services
 from workbench_app.stage import file_url
+from workbench_app.stage import head as stage_head
 
 _TITLE = "KV Workbench"
 
@@ -24,13 +25,15 @@ def build_ui(services: Services) -> gr.Blocks:
             with gr.Tab("Compare", id="compare"):
                 compare_tab(demo, services)
             with gr.Tab("Explore", id="explore"):
-                explore_tab()
+                explore_tab(stage_head() + explore_head(file_url))
             with gr.Tab("Lab", id="lab"):
                 lab_tab(services.sessions)
             with gr.Tab("Learn", id="learn"):
                 learn_tab()
             with gr.Tab("Class", id="class"):
                 class_tab()
-        gr.HTML("", head=learn_head(file_url) + explore_head(file_url), visible="hidden", elem_id="kvw-scripts")
+        # Which element Gradio makes first is chance, and no script loads twice: each head begins with what it needs.
+        scripts = stage_head() + learn_head(file_url) + explore_head(file_url)
+        gr.HTML("", head=scripts, visible="hidden", elem_id="kvw-scripts")
     demo.queue(default_concurrency_limit=40)
     return demo
