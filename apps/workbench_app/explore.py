@@ -88,36 +88,41 @@ class Source:
     def series(self) -> RunSeries:
         """The numbers of the run, as far as it goes. Hold ``lock`` while using them."""
         with self.lock:
-            if self._series is None or not self._series.update(self.history):
-                self._series = RunSeries.of(self.history)
-            return self._series
+            series = self._series  # `close` may take it away
+            if series is None or not series.update(self.history):
+                series = self._series = RunSeries.of(self.history)
+            return series
 
     def jumps(self) -> JumpIndex:
         """The steps worth jumping to, as far as the run goes. Hold ``lock`` while using them."""
         with self.lock:
-            if self._jumps is None:
-                self._jumps = JumpIndex(self.history)
+            jumps = self._jumps
+            if jumps is None:
+                jumps = self._jumps = JumpIndex(self.history)
             else:
-                self._jumps.update(self.history)
-            return self._jumps
+                jumps.update(self.history)
+            return jumps
 
     def trim(self) -> None:
         """Gives back what can be worked out again."""
         self.frames.clear()
         self.views.clear()
+        self.history.forget_states()
 
     def close(self) -> None:
-        """Closes a recording's file and forgets everything. A live run is left alone."""
+        """Closes a recording's file and forgets everything. A live run is left alone. Waits for nobody who reads it."""
         self.closed = True
-        self.trim()
-        with self.lock:
-            self._series = self._jumps = None
+        self.frames.clear()
+        self.views.clear()
         if isinstance(self.history, Recording):
-            self.history.close()
+            self.history.close()  # whoever reads on gets an error, and lets go of the lock
+        self._series = self._jumps = None
 
 
 class ExploreStore:
-    """All sources. Idle uploads are closed by a thread of the store's own. All methods may be called from any thread.
+    """All sources. All methods may be called from any thread.
+
+    A thread of the store's own closes idle uploads, and trims what else is idle.
 
     Args:
         limits: what visitors may use.
@@ -231,8 +236,7 @@ class ExploreStore:
     def _add(self, source: Source) -> str:
         key = secrets.token_urlsafe(18)
         self._sources[key] = source
-        if source.kind == "upload":
-            self._start_reaper()
+        self._start_reaper()
         return key
 
     # -- finding ---------------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ class ExploreRoutes:
     async def _upload(self, request: Request) -> Response:
         owner, name = _visitor(request), request.query_params.get("name", "")
         claimed = request.headers.get("content-length", "0")
-        self._store.check_room(int(claimed) if claimed.isdecimal() else 0, owner)
+        await self._in_thread(self._store.check_room, int(claimed) if claimed.isdecimal() else 0, owner)
         file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - the store closes it
         try:
             length = 0
@@ -119,7 +119,7 @@ class ExploreRoutes:
         return _json({"key": await self._in_thread(self._store.open_bundled, request.path_params["name"])})
 
     async def _close(self, request: Request) -> Response:
-        self._store.drop_upload(request.path_params["key"], _visitor(request))
+        await self._in_thread(self._store.drop_upload, request.path_params["key"], _visitor(request))
         return Response(status_code=204)
 
     # -- answers ---------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,3 +143,28 @@ def test_a_cache_is_bounded_by_size() -> None:
 )
 def test_names_of_files_are_only_shown(name: str, shown: str) -> None:
     assert clean_name(name) == shown
+
+
+def test_making_room_waits_for_nobody_who_reads() -> None:
+    store = ExploreStore(Limits(per_visitor=1))
+    store.open_upload(io.BytesIO(SAMPLES), "a.kvtrace", "me")
+    (source,) = store._sources.values()
+    done = threading.Event()
+
+    def make_room() -> None:
+        store.check_room(10, "me")
+        done.set()
+
+    with source.lock:  # somebody works out the series of a long run
+        threading.Thread(target=make_room, daemon=True).start()
+        assert done.wait(10)
+    assert source.closed and len(store) == 0
+
+
+def test_what_is_trimmed_can_be_read_again() -> None:
+    store = ExploreStore()
+    source = store.get(store.open_bundled("samples"))
+    before = source.history.state_at(5)
+    source.trim()
+    assert source.history.state_at(5) == before
+    store.close()

@@ -218,6 +218,11 @@ class History(ABC):
             stop = len(steps) if last is None else bisect_right(steps, self._check_step(last))
             return self._iterate(start, stop)
 
+    def forget_states(self) -> None:
+        """Gives back the memory of states that were kept for the next read."""
+        with self._lock:
+            self._states.clear()
+
     def walk(self) -> Iterator[tuple[AnyEvent, PageMap]]:
         """Every event with the state after it. The state is one object that goes along: copy it to keep it."""
         state, batches = self.window()
