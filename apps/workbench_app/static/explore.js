@@ -157,7 +157,7 @@
 
     close(wanted = true) {
       clearInterval(this.timer);
-      if (this.viewer) this.viewer.pause();
+      if (this.viewer) this.viewer.close();
       if (this.own) KVW.ask(this.own, { method: "DELETE" }).catch(() => {}); // it may have been closed before
       this.own = this.source = this.viewer = null;
       this.name = "";
@@ -187,7 +187,6 @@
 
     /** The address says what is seen, so that it can be copied, kept, and loaded again. */
     tellLocation() {
-      if (!this.viewer && !this.source) clearTimeout(this.located);
       clearTimeout(this.located);
       this.located = setTimeout(() => {
         if (KVW.visible(this.root)) history.replaceState(history.state, "", "?" + this.query());
@@ -240,15 +239,16 @@
 
   KVW.mountExplore = function (element) {
     KVW.explore = new Explore(element);
-    if (KVW.exploreNext) KVW.explore.ready.then(() => KVW.explore.openKey(...KVW.exploreNext.splice(0)));
+    const next = KVW.exploreNext;
     KVW.exploreNext = null;
+    if (next) KVW.explore.ready.then(() => KVW.explore.openKey(...next));
   };
 
-  /** Opens a source of the server in the tab, from anywhere on the page. */
+  /** Opens a source of the server in the tab, from anywhere on the page. Gives whether the tab could be shown. */
   KVW.openInExplore = function (key, state = {}) {
     if (KVW.explore && document.contains(KVW.explore.root)) KVW.explore.openKey(key, state);
     else KVW.exploreNext = [key, state]; // the tab's content is made when it is first shown
-    if (KVW.openTab) KVW.openTab("Explore");
+    return Boolean(KVW.openTab && KVW.openTab("Explore"));
   };
 
   // A link into this tab shows it, as soon as Gradio has drawn the tabs.

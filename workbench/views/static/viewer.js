@@ -96,10 +96,23 @@
       }
     }
 
+    /** Where the viewer is, or is about to be: keys may come faster than frames. */
+    get step() {
+      return this.loading ? this.wanted : this.state.step;
+    }
+
     /** Shows the newest step, and goes on with a run that does. */
     follow() {
       this.transport.stop();
-      return this.go(this.meta.last, true);
+      return this.go(this.meta.last, this.meta.live);
+    }
+
+    /** Takes over how far a run has got. What was its last step may have been shown before it was complete. */
+    update(meta) {
+      if (this.meta.live) for (const key of this.frames.keys()) if (parseInt(key, 10) >= this.meta.last) this.frames.delete(key);
+      this.meta = meta;
+      KVW.setText(this.title, meta.title);
+      this.transport.update(meta);
     }
 
     prefetch(step) {
@@ -228,14 +241,13 @@
       },
       /** Call it when source.meta() has changed: a run that goes on has more steps. */
       refresh() {
-        viewer.meta = source.meta();
-        KVW.setText(viewer.title, viewer.meta.title);
-        viewer.transport.update(viewer.meta);
+        viewer.update(source.meta());
         return viewer.following ? viewer.go(viewer.meta.last, true) : Promise.resolve();
       },
     };
     const start = { step: viewer.meta.live ? viewer.meta.last : Math.max(viewer.meta.first, Math.min(1, viewer.meta.last)), ...(options.state || {}) };
     api.ready = api.setState(start);
+    viewer.following = viewer.meta.live && options.state?.step === undefined;
     KVW.viewer = root.kvwViewer = api;
     return api;
   };

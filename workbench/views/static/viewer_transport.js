@@ -42,7 +42,7 @@
           button("back", "◀", "Back one step (←)", () => this.step(-1)),
           this.play,
           button("forward", "▶", "Forward one step (→)", () => this.step(1)),
-          button("last", "▶|", "Last step (End)", () => viewer.go(viewer.meta.last)),
+          button("last", "▶|", "Last step (End)", () => viewer.follow()),
           this.speed, h("label", { class: "kvw-number" }, h("span", { text: "Step " }), this.number, this.of), this.live,
           button("help", "?", "Keys (?)", () => this.help())),
         h("div", { class: "kvw-bar" }, this.scrub, this.marks), this.jumps);
@@ -76,7 +76,7 @@
 
     jump(kind, direction) {
       const steps = (this.meta.jumps[kind] || []).filter((step) => step >= this.meta.first && step <= this.meta.last);
-      const here = this.viewer.state.step;
+      const here = this.viewer.step;
       const there = direction > 0 ? steps.find((step) => step > here) : steps.filter((step) => step < here).pop();
       const name = KINDS.find((row) => row[0] === kind)[2];
       if (there === undefined) this.viewer.say("No " + (direction > 0 ? "later" : "earlier") + " step with: " + name.toLowerCase() + ".");
@@ -108,7 +108,7 @@
 
     step(by) {
       this.stop();
-      this.viewer.go(this.viewer.state.step + by);
+      this.viewer.go(this.viewer.step + by);
     }
 
     toggle() {
@@ -176,7 +176,7 @@
       else if (event.key === "ArrowRight") this.step(far);
       else if (event.key === " ") this.toggle();
       else if (event.key === "Home") viewer.go(meta.first);
-      else if (event.key === "End") viewer.go(meta.last);
+      else if (event.key === "End") viewer.follow();
       else if (event.key === "?") this.help();
       else if (kind) this.jump(kind[0], event.shiftKey ? -1 : 1);
       else return false;
