@@ -11,6 +11,7 @@ from workbench.benchmarks.experiments import EXPERIMENTS, add_experiments, add_s
 
 #: Options for which 0 is a value.
 _MAY_BE_ZERO = {"profile", "seed"}
+APP_PARTS = ("start", "updates", "map", "watchers", "visitors", "memory", "explore")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,8 +86,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     travel.add_argument("--max-num-seqs", type=int, default=16, help="[%(default)s]")
     travel.add_argument("--mean-tokens", type=int, default=175, help="of an ordinary output [%(default)s]")
     travel.add_argument("--reads", type=int, default=1000, help="of each kind [%(default)s]")
+    app = benches.add_parser(
+        "app",
+        help="the app: in a real Chromium, and with thirty visitors at once",
+        description="Starts the app and a Chromium, and measures what its visitors notice: updates per second and "
+        "bytes per update, the longest wait with many visitors and with a class that watches, memory of the tab, "
+        "large page maps, the first picture, and steps in the tab Explore. Needs playwright and a Chromium.",
+    )
+    app.add_argument("--visitors", type=int, default=30, help="at once, each with a run [%(default)s]")
+    app.add_argument("--minutes", type=float, default=10.0, help="of running, for the tab's memory [%(default)s]")
+    app.add_argument("--seconds", type=float, default=20.0, help="of every other measurement [%(default)s]")
+    app.add_argument("--recording-steps", type=int, default=10_000, help="of the large recording [%(default)s]")
+    app.add_argument("--only", nargs="+", choices=APP_PARTS, metavar="PART", help=f"of {', '.join(APP_PARTS)} [all]")
     added = add_experiments(benches)
-    for bench in (cpu, memory, gpu, tiers, travel, *added):
+    for bench in (cpu, memory, gpu, tiers, travel, app, *added):
         bench.add_argument("--out", type=Path, help="also write the report (Markdown) to this file")
 
 
