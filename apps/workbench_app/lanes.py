@@ -56,8 +56,9 @@ class Mark:
 
 
 def _running_sequences(page_map: PageMap) -> int:
-    states = (page_map.requests[request] for request in page_map.running)
-    return sum(sum(output.reason == "" for output in state.outputs.values()) for state in states)
+    """Those that hold memory: beams that were dropped are no longer among them."""
+    running = set(page_map.running)
+    return sum(page_map.request_ids[sequence] in running for sequence in page_map.sequences)
 
 
 @dataclass

@@ -36,8 +36,11 @@ def ahead_words(lanes: list[Standing]) -> str:
     """Who is ahead in tokens written, or was done first, and why. Counted in steps: every lane makes one at a time."""
     if not any(lane.tokens for lane in lanes):
         return "Nothing is written yet, so nobody is ahead."
-    if all(lane.finished_at is not None for lane in lanes):
-        return _result(lanes)
+    done = sorted((lane for lane in lanes if lane.finished_at is not None), key=lambda lane: lane.finished_at or 0)
+    if len(done) == len(lanes):
+        return _result(done)
+    if done:
+        return _some_are_done(done, [lane for lane in lanes if lane.finished_at is None])
     order = sorted(lanes, key=lambda lane: -lane.tokens)
     first, others = order[0], order[1:]
     said = " and ".join(f"{lane.name} {lane.tokens:,}" for lane in others)
@@ -49,36 +52,55 @@ def ahead_words(lanes: list[Standing]) -> str:
 
 
 def _why(first: Standing, last: Standing) -> str:
-    if first.finished_at is not None:
-        return f" It has finished, and {last.name} goes on with {last.running}." if last.running else ""
     if first.running <= last.running:
         return _peaks(first, last)
     words = f" It writes {_texts(first.running)} at once, {last.name} {last.running}"
     if last.waits and last.used is not None:
-        return f"{words}, where others wait although only {share(last.used)} of the held memory holds tokens."
+        used = _percent(last.used)
+        return f"{words}: others wait, though only {used} of its held memory is used (mean)."
     return f"{words}."
+
+
+def _some_are_done(done: list[Standing], others: list[Standing]) -> str:
+    finished = ", ".join(f"{lane.name} after {_steps(lane)}" for lane in done)
+    rest = " ".join(
+        f"{_capital(lane.name)} has written {lane.tokens:,} tokens"
+        + (f" and goes on with {_texts(lane.running)}." if lane.running else " so far.")
+        for lane in others
+    )
+    return f"Finished: {finished}. {rest}"
 
 
 def _peaks(first: Standing, last: Standing) -> str:
     if first.peak > last.peak:
-        return f" It has written up to {_texts(first.peak)} at once, {last.name} at most {last.peak}."
+        return f" {_capital(first.name)} wrote up to {_texts(first.peak)} at once, {last.name} at most {last.peak}."
     return ""
 
 
-def _result(lanes: list[Standing]) -> str:
-    order = sorted(lanes, key=lambda lane: lane.finished_at or 0)
+def _result(order: list[Standing]) -> str:
     first, last = order[0], order[-1]
-    steps = [f"{lane.name} after {lane.finished_at:,}" for lane in order]
     if first.finished_at == last.finished_at:
-        return f"Level: all have finished after {first.finished_at:,} steps."
-    words = f"{_capital(first.name)} was done first: {' and '.join([', '.join(steps[:-1]), steps[-1]])} steps."
+        return f"Level: all have finished after {_steps(first)}."
+    winners = [lane.name for lane in order if lane.finished_at == first.finished_at]
+    later = ", ".join(f"{lane.name} after {lane.finished_at:,}" for lane in order[len(winners) :])
+    were = "was" if len(winners) == 1 else "were"
+    words = f"{_capital(' and '.join(winners))} {were} done first, after {_steps(first)}; {later}."
     words += _peaks(first, last)
     if first.used is not None and last.used is not None:
         words += (
-            f" While others waited, {share(first.used)} of the memory that it held held tokens; "
-            f"with {last.name} it was {share(last.used)}."
+            f" While others waited, {_percent(first.used)} of the memory that {first.name} held was used; "
+            f"with {last.name} it was {_percent(last.used)}."
         )
     return words
+
+
+def _steps(lane: Standing) -> str:
+    return f"{lane.finished_at:,} step" + ("" if lane.finished_at == 1 else "s")
+
+
+def _percent(used: float) -> str:
+    """A share whose sign stays on the number's line."""
+    return share(used).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _texts(count: int) -> str:

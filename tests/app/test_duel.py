@@ -215,6 +215,7 @@ def test_nothing_stands_in_for_a_beam_search(tiny: LoadedModel) -> None:
     assert [row[1][:13] for row in frame["requests"][:4]] == [f"(beam {i + 1} of 4)" for i in range(4)]
     assert all(row[3] is None and "contiguous memory can't share" in row[5] for row in frame["requests"])
     assert "Nothing can stand in for a beam search" in frame["right"]["extra"][0]
+    assert duel.left.marks[-1].peak == 3 * 4, "beams that were dropped are not written any more"
     assert frame["ahead"] == "The right side does not run all of this, so there is no race."
     while not duel.done:
         duel.advance()
@@ -262,7 +263,7 @@ def test_a_third_lane_runs_beside_them(tiny: LoadedModel, small: Settings) -> No
     assert last["growing"]["badge"]["state"] == "equal"
     assert len(last["history"]["lines"]) == 3
     assert all(row[6][0] == "f" and row[6][6] == row[2][6] for row in last["requests"])
-    assert "transformers after" in last["ahead"]
+    assert last["ahead"].startswith("Paged and transformers were done first, after 20 steps; contiguous after 36.")
     for step in (0, len(frames) // 2):
         again = build_frame(duel, step)
         for name in ("left", "right", "growing", "requests", "step"):

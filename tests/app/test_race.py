@@ -17,12 +17,12 @@ def test_nobody_yet() -> None:
 def test_ahead_and_why() -> None:
     words = ahead_words([lane("paged", 500, 25), lane("contiguous", 80, 4, used=0.2, waits=True)])
     assert words == (
-        "Paged is ahead: 500 tokens written, contiguous 80. It writes 25 texts at once, contiguous 4, where others "
-        "wait although only 20 % of the held memory holds tokens."
+        "Paged is ahead: 500 tokens written, contiguous 80. It writes 25 texts at once, contiguous 4: others wait, "
+        "though only 20\N{NO-BREAK SPACE}% of its held memory is used (mean)."
     )
     words = ahead_words([lane("paged", 90, 3, 4), lane("contiguous", 100, 3, 5)])
     assert words == (
-        "Contiguous is ahead: 100 tokens written, paged 90. It has written up to 5 texts at once, paged at most 4."
+        "Contiguous is ahead: 100 tokens written, paged 90. Contiguous wrote up to 5 texts at once, paged at most 4."
     )
     assert ahead_words([lane("paged", 90, 5, 5), lane("contiguous", 100, 3, 3)]) == (
         "Contiguous is ahead: 100 tokens written, paged 90."
@@ -37,8 +37,16 @@ def test_level() -> None:
 
 def test_one_has_finished() -> None:
     words = ahead_words([lane("paged", 900, 0, 20, end=80), lane("contiguous", 400, 4, 4)])
-    assert (
-        words == "Paged is ahead: 900 tokens written, contiguous 400. It has finished, and contiguous goes on with 4."
+    assert words == "Finished: paged after 80 steps. Contiguous has written 400 tokens and goes on with 4 texts."
+
+
+def test_who_still_works_is_not_level_however_near() -> None:
+    words = ahead_words(
+        [lane("paged", 552, 0, 12, end=64), lane("contiguous", 547), lane("transformers", 552, 0, 12, end=64)]
+    )
+    assert words == (
+        "Finished: paged after 64 steps, transformers after 64 steps. Contiguous has written 547 tokens and goes on "
+        "with 1 text."
     )
 
 
@@ -49,10 +57,12 @@ def test_the_result_of_three() -> None:
         lane("transformers", 900, 0, 6, end=700),
     ]
     assert ahead_words(lanes) == (
-        "Paged was done first: paged after 190, transformers after 700 and contiguous after 1,200 steps. It has "
-        "written up to 25 texts at once, contiguous at most 4. While others waited, 94 % of the memory that it held "
-        "held tokens; with contiguous it was 20 %."
+        "Paged was done first, after 190 steps; transformers after 700, contiguous after 1,200. Paged wrote up to 25 "
+        "texts at once, contiguous at most 4. While others waited, 94\N{NO-BREAK SPACE}% of the memory that paged held "
+        "was used; with contiguous it was 20\N{NO-BREAK SPACE}%."
     )
     assert ahead_words([lane("paged", 9, end=5), lane("contiguous", 9, end=5)]) == (
         "Level: all have finished after 5 steps."
     )
+    lanes = [lane("paged", 9, end=5), lane("contiguous", 9, end=7), lane("transformers", 9, end=5)]
+    assert ahead_words(lanes) == "Paged and transformers were done first, after 5 steps; contiguous after 7."
