@@ -5,6 +5,7 @@ A third lane may run beside them: transformers' own cache (`workbench_app.growin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from workbench import LLM, EngineConfig, SamplingParams
@@ -75,15 +76,26 @@ class AnyDuel(Protocol):
     def compare_states(self, left: PageMap, right: PageMap) -> Comparison: ...
 
 
+class SupportsClose(Protocol):
+    """What watches an engine."""
+
+    def close(self) -> None: ...
+
+
 class Duel:
     """All lanes. Not thread-safe: `Session` sees to it that one thread at a time uses it.
+
+    Args:
+        watch: called with each engine before it tells of its requests; what it returns is closed with the engine.
 
     Raises:
         SettingError: a prompt does not suit the model or the settings.
         MemoryError: the KV pools do not fit.
     """
 
-    def __init__(self, model: LoadedModel, settings: Settings) -> None:
+    def __init__(
+        self, model: LoadedModel, settings: Settings, watch: Callable[[LLM], SupportsClose] | None = None
+    ) -> None:
         self.settings = settings
         self.geometry = model.geometry
         self.growing: GrowingLane | None = None
@@ -99,6 +111,7 @@ class Duel:
                 llm.close()
             raise
         self.left, self.right = (Side(llm, what) for llm, what in zip(engines, asked, strict=True))
+        self._watches = [watch(llm) for llm in engines] if watch is not None else []
         for llm in engines:
             llm.bus.flush()
 
@@ -139,6 +152,7 @@ class Duel:
     def give_up(self) -> None:
         """Cancels whatever has not ended: nothing is left to do, and the pools are free."""
         for side in self.sides:
+            side.given_up = not side.done
             for request in [*side.llm.page_map.running, *side.llm.page_map.waiting]:
                 side.llm.cancel(request)
             while not side.done:
@@ -148,6 +162,8 @@ class Duel:
 
     def close(self) -> None:
         """Ends the run and gives all memory back."""
+        for watch in self._watches:
+            watch.close()
         for side in self.sides:
             side.close()
         if self.growing is not None:

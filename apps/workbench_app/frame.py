@@ -51,7 +51,7 @@ def build_frame(duel: AnyDuel, step: int, **about: Any) -> dict[str, Any]:
         frame["growing"] = lane_payload(lane, settings, duel.geometry, None)
         third = {(row[0], row[9]): row[1:] for row in frame["growing"].pop("texts")}
         frame["growing"]["badge"] = lane_badge(left, duel.left.asked.places, lane)
-        ended = lane.step if lane.done else None
+        ended = lane.step if lane.done and all(output.status == "f" for output in lane.outputs) else None
         mark = lane.mark
         standings.append(
             Standing("transformers", mark.tokens, mark.running, mark.peak, ended, mark.busy_share, mark.waiting > 0)
@@ -106,7 +106,7 @@ def _empty_pool(memory: str, settings: Settings, geometry: ModelGeometry) -> Pag
 
 
 def _standing(name: str, side: Lane, mark: Mark, step: int) -> Standing:
-    ended = side.last_step if side.done and step >= side.last_step else None
+    ended = side.last_step if side.done and not side.given_up and step >= side.last_step else None
     return Standing(name, mark.tokens, mark.running, mark.peak, ended, mark.busy_share, mark.waiting > 0)
 
 

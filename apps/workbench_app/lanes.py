@@ -85,7 +85,13 @@ class Asked:
 
 
 class Lane:
-    """A run that can be looked at. ``marks[s]`` describes the state after step ``s``."""
+    """A run that can be looked at. ``marks[s]`` describes the state after step ``s``.
+
+    Attributes:
+        given_up: its requests were cancelled before they had ended.
+    """
+
+    given_up = False
 
     def __init__(self, history: History, asked: Asked) -> None:
         self.history = history

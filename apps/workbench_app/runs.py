@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from workbench.metrics import EngineCollector
+from workbench import LLM
+from workbench.metrics import EngineCollector, Watch
 from workbench_app.duel import Duel
 from workbench_app.explore import ExploreStore
 
@@ -20,17 +21,18 @@ class Registry:
         self._explore = explore
         self._collector = collector
 
+    def watch(self, llm: LLM) -> Watch:
+        """Counts what an engine does. To be called before it tells of its requests, whose waits are measured."""
+        return self._collector.watch(llm, "app")
+
     def begin(self, duel: Duel) -> tuple[dict[str, Any], End]:
         """What frames say of a run besides (``sources``: keys of both sides), and what to call when it is gone."""
-        watches = [self._collector.watch(side.llm, "app") for side in duel.sides]
         names = ("Live run, paged", "Live run, contiguous")
         keys = [
             self._explore.register_live(side.history, name, "") for side, name in zip(duel.sides, names, strict=True)
         ]
 
         def end() -> None:
-            for watch in watches:
-                watch.close()
             for key in keys:
                 self._explore.drop(key)
 

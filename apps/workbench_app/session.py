@@ -76,6 +76,7 @@ class Session:
         self._follows = True
         self._stop_at = math.inf
         self._worker: Worker | None = None
+        self._ends = False  # the last frame of a run is being built
         self._speed = math.inf
         self._note = ""
         self._failed = False
@@ -92,7 +93,8 @@ class Session:
 
     @property
     def running(self) -> bool:
-        return self._worker is not None
+        """Whether a run goes on. When it is over, its last frame is there."""
+        return self._moves or self._ends
 
     @property
     def closed(self) -> bool:
@@ -147,7 +149,7 @@ class Session:
         self.pause()
         with self._lock:
             self._touch()
-            duel = Duel(self._model, settings)
+            duel = Duel(self._model, settings, self._registry.watch if self._registry is not None else None)
             self._drop_duel()
             self._duel, self._cursor, self._note, self._failed = duel, 0, "", False
             self._follows, self._stop_at = True, math.inf
@@ -205,6 +207,7 @@ class Session:
                     self._show(self._cursor + 1)
                 return
             self._advance()
+            self._is_spent()
             self._build()
 
     def back(self) -> None:
@@ -252,14 +255,19 @@ class Session:
 
     def close(self) -> None:
         """Ends the run and gives its memory back. Calling it again does nothing."""
+        with self._lock:
+            self._closed = True  # from here on nothing can be started
         if worker := self._worker:
             worker.stop()
         with self._lock:
-            self._closed = True
             self._jumps = ()
             self._drop_duel()
 
     # -- inside ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _moves(self) -> bool:
+        return self._worker is not None
 
     def _touch(self) -> None:
         if self._closed:
@@ -327,19 +335,26 @@ class Session:
             self._failed = True
         finally:
             with self._lock:
-                self._worker = None
-                self._build()
+                self._ends, self._worker = True, None
+                try:
+                    self._build()
+                finally:
+                    self._ends = False
 
     def _is_spent(self) -> bool:
         """Whether the run has used all the computing that a visitor may; says so."""
-        if self._duel is None or self._duel.done or self._duel.seconds < self._limits.seconds:
-            return False
-        self._note = (
-            f"Seconds of computing: {self._duel.seconds:.0f}. Allowed are {self._limits.seconds:.0f} in one run, so it "
-            "was stopped here. What happened until now can be looked at and saved."
-        )
-        self._duel.give_up()
-        return True
+        with self._lock:
+            if self._duel is None or self._duel.done or self._duel.seconds < self._limits.seconds:
+                return False
+            self._note = (
+                f"Seconds of computing: {self._duel.seconds:.0f}. Allowed are {self._limits.seconds:.0f} in one run, "
+                "so it was stopped here. What happened until now can be looked at and saved."
+            )
+            is_last = self._cursor >= self._duel.last_step
+            self._duel.give_up()
+            if is_last:
+                self._cursor = self._duel.last_step
+            return True
 
     def _read_jumps(self) -> None:
         assert self._duel is not None
@@ -355,8 +370,8 @@ class Session:
             duel,
             self._cursor,
             run=self.run_number,
-            running=self.running,
-            live=self._follows and self.running,
+            running=self._moves,
+            live=self._follows and self._moves,
             state=self._state_words(),
             note=self._note or self._end_words(),
             link=link_to(duel.settings, self.preset, self._cursor),
@@ -366,13 +381,13 @@ class Session:
         self._latest = (self._latest[0] + 1, frame)
 
     def _end_words(self) -> str:
-        return _FINISHED if self.at_end and not self.running else ""
+        return _FINISHED if self.at_end and not self._moves else ""
 
     def _state_words(self) -> str:
         duel = self._duel
         if duel is None:
             return "Ready"
-        if self.running:
+        if self._moves:
             if not self._follows:
                 return "Looking back; the run goes on"
             return "Replaying" if self._cursor < duel.last_step else "Running"

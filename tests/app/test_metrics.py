@@ -16,6 +16,9 @@ from workbench.metrics import EngineCollector, attach
 from workbench.metrics_counts import COUNTERS, HISTOGRAMS
 from workbench.metrics_gauges import GAUGES
 from workbench.models import LoadedModel
+from workbench_app.main import make_services
+from workbench_app.presets import DEFAULT_PRESET, PRESETS
+from workbench_app.settings import parse_settings
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana" / "kv-workbench.json"
 PREFIX = "kv_workbench:"
@@ -177,3 +180,16 @@ def test_every_metric_of_the_dashboard_is_exported() -> None:
     exported |= {f"{name}_{suffix}" for name in HISTOGRAMS for suffix in ("bucket", "sum", "count")}
     assert names <= exported
     assert {"kv_slots", "kv_pages", "kv_cache_usage_perc", "num_preemptions_total"} <= names
+
+
+def test_runs_of_the_app_are_timed_from_the_arrival_of_their_requests(tiny: LoadedModel) -> None:
+    services = make_services(tiny)
+    session = services.sessions.get("tab")
+    session.prepare(parse_settings(*PRESETS[DEFAULT_PRESET].fields.values()))
+    for _ in range(5):
+        session.forward()
+    counted = samples(services.collector)
+    assert counted["request_queue_time_seconds_count"][()] > 0
+    assert counted["time_to_first_token_seconds_count"] == counted["request_queue_time_seconds_count"]
+    services.close()
+    assert samples(services.collector)["generation_tokens_total"] == counted["generation_tokens_total"]

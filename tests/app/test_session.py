@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -220,11 +221,41 @@ def test_a_run_that_has_used_its_time_ends_and_can_be_looked_at(tiny: LoadedMode
     wait(lambda: not session.running)
     frame = shown(session)
     assert "Allowed are 0 in one run" in frame["note"]
+    assert frame["step"] == frame["last"]
+    assert "ahead" in frame["ahead"] or "Level: " in frame["ahead"]  # nobody has finished
+    assert "inished" not in frame["ahead"]
     assert session.duel is not None
     assert session.duel.done
     assert {row[2][0] for row in frame["requests"]} <= {"c", "f"}
     session.back()
     assert shown(session)["step"] < frame["last"]
+    session.close()
+
+
+def test_a_run_is_over_when_its_last_frame_is_there(
+    session: Session, small: Settings, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = session._build
+
+    def slowly() -> None:
+        time.sleep(0.05)
+        build()
+
+    monkeypatch.setattr(session, "_build", slowly)
+    session.prepare(small)
+    session.start(stop_at=2)
+    wait(lambda: not session.running)
+    assert not shown(session)["running"]
+
+
+def test_stepping_by_hand_has_the_same_limit(tiny: LoadedModel, small: Settings) -> None:
+    session = Session(tiny, limits=Limits(seconds=1e-6))
+    session.prepare(small)
+    session.forward()
+    session.forward()
+    assert session.duel is not None
+    assert session.duel.done
+    assert "Seconds of computing" in session.frame()[1]["note"]
     session.close()
 
 
