@@ -1,0 +1,1 @@
+"""One module per lesson, `lessonNN`: its exercises, its quiz, and helpers for its cells."""
