@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from workbench.views.payload import CAUSES
-from workbench.views.words import CAUSE_WORDS
+from workbench.views.payload import map_constants
 from workbench_app.stage import STATIC, stage_html
 
 
@@ -17,5 +16,5 @@ def class_tab() -> None:
         js_on_load="KVW.mountWatch(element, props);",
         apply_default_css=False,
         elem_id="kvw-watch",
-        causes=[CAUSE_WORDS[cause] for cause in CAUSES],
+        constants=map_constants(),
     )

@@ -30,11 +30,10 @@ from workbench_app.settings import (
 from workbench_app.stage import make_stage
 
 _INTRO = (
-    "The same requests run through the same language model twice, on equal memory: left, the KV cache is handed out "
-    "in pages; right, each request reserves one contiguous region. Every number is measured or counted on the running "
-    "engines."
+    "The same requests run through the same language model twice, on equal memory. **Left**: the KV cache is handed "
+    "out in pages. **Right**: each request reserves one contiguous region. All numbers are measured."
 )
-_KEYS = "Keys: **space** runs and pauses, **←** steps back, **→** steps on, **?** lists all."
+_KEYS = "Keys: **space** runs and pauses, **←** **→** step, **?** lists all."
 
 
 def compare_tab(demo: gr.Blocks, services: Services) -> None:
@@ -94,7 +93,7 @@ def _settings(start: Preset, limits: Limits) -> dict[str, Any]:
 
     radio("policy", POLICIES, "Reservation (right side)")
     slider("pool_tokens", POOL_TOKENS, POOL_STEP, "Pool size per side (slots)")
-    inputs["pool_words"] = gr.Markdown("", elem_classes="kvw-help", elem_id="kvw-pool-words")
+    inputs["pool_words"] = gr.Markdown("", elem_id="kvw-pool-words")
     label = "Block size (slots per page)"
     inputs["block_size"] = unchecked(
         gr.Radio(list(BLOCK_SIZES), value=start.block_size, label=label, info=_help(label))

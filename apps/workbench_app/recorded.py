@@ -73,10 +73,7 @@ def _settings(end: PageMap) -> Settings:
 
 def make_film(duel: RecordedDuel) -> bytes:
     """All steps as JSON: ``first`` frame and ``patches`` (`workbench.views.delta`), to be played by ``film.js``."""
-    note = (
-        "A recording plays here until you press Run: engines of this program, on this model, run before. "
-        "Choose a preset and press Run to start your own."
-    )
+    note = "A recording plays here until you press Run. It shows an earlier run of this program, on this model."
     first: dict[str, Any] | None = None
     before: dict[str, Any] = {}
     patches = []

@@ -7,10 +7,9 @@ from pathlib import Path
 import gradio as gr
 import plotly
 
-from workbench.views.payload import CAUSES
+from workbench.views.payload import map_constants
 from workbench.views.scripts import MAP_SCRIPTS
 from workbench.views.scripts import STATIC as VIEWS_STATIC
-from workbench.views.words import CAUSE_WORDS
 
 STATIC = Path(__file__).with_name("static")
 PLOTLY_JS = Path(plotly.__file__).with_name("package_data") / "plotly.min.js"
@@ -65,6 +64,6 @@ def make_stage(film: str | None = None) -> gr.HTML:
         head=head(),
         apply_default_css=False,
         elem_id="kvw-stage",
-        causes=[CAUSE_WORDS[cause] for cause in CAUSES],
+        constants=map_constants(),
         film=film or "",
     )

@@ -44,7 +44,7 @@ def test_every_step_is_what_the_recordings_say(film: dict[str, Any]) -> None:
 
 
 def test_it_says_that_it_is_a_recording(film: dict[str, Any]) -> None:
-    assert "A recording plays here until you press Run" in film["first"]["note"]
+    assert "A recording plays here until you press Run." in film["first"]["note"]
 
 
 def test_recordings_that_do_not_belong_together_are_refused() -> None:

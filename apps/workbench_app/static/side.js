@@ -23,6 +23,7 @@
       this.name = root.dataset.side;
       this.map = new KVW.PageMapView(role(root, "map"), role(root, "detail"), this.name);
       this.host = null;
+      this.keyShown = "";
       const waste = role(root, "waste");
       const legend = role(root, "legend");
       for (const [use, label, meaning] of USES) {
@@ -36,6 +37,28 @@
     setMode(mode) {
       this.map.setMode(mode);
       if (this.host) this.host.setMode(mode);
+      if (this.drawn) this.mapKey(this.drawn);
+    }
+
+    /** What the colours of the map mean, if they are not the requests': those are named by their letters. */
+    mapKey(map) {
+      this.drawn = map;
+      const mode = KVW.mapModes[this.map.mode];
+      const shown = [this.map.mode, map.kind, KVW.isDark()].join();
+      if (shown === this.keyShown) return;
+      this.keyShown = shown;
+      const list = role(this.root, "map-key");
+      const own = this.map.mode === "request";
+      KVW.setText(role(this.root, "detail"), (own ? "Letter: request. Hatched: reserved, empty. " : "") + "Point or tap for more.");
+      const rows = own ? [] : map.kind === "paged" ? mode.legend() : [["", "A region has no pages: its colour is always the request's."]];
+      if (this.map.mode === "cause" && map.kind === "paged") rows.push(["", "pale: free again"]);
+      list.replaceChildren(...rows.map(([color, words]) => {
+        const item = KVW.make("li");
+        if (color) item.appendChild(KVW.make("span", "kvw-swatch")).style.backgroundColor = color;
+        item.append(KVW.make("span", "", words));
+        return item;
+      }));
+      list.hidden = !rows.length;
     }
 
     draw(side, run) {
@@ -45,6 +68,7 @@
       KVW.setText(role(this.root, "pool"), side.pool);
       const key = run + ":" + side.map.step + ":" + side.map.blocks + ":" + side.map.block_size;
       this.map.draw(side.map, key);
+      this.mapKey(side.map);
       this.hostTier(side.map, key);
       role(this.root, "map").setAttribute("aria-label", side.title + " page map. " + side.map.words);
       KVW.setText(role(this.root, "words"), side.map.words);

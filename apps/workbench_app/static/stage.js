@@ -93,7 +93,7 @@
 
   KVW.mountStage = function (element, props, watch, trigger) {
     KVW.stats.mounts += 1;
-    KVW.causes = props.causes || [];
+    KVW.setConstants(props.constants);
     const send = (what, data) => trigger(what, data);
     send.owns = true;
     const stage = new Stage(role(element, "stage"), send);

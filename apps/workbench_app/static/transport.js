@@ -16,6 +16,7 @@
     /** `send(what, data)` asks the server for something; null where one only watches. */
     constructor(root, send) {
       this.root = root;
+      root.classList.toggle("kvw-watching", !send.owns);
       this.send = send;
       this.frame = null;
       this.dragging = false;
@@ -39,6 +40,7 @@
         box.appendChild(group);
         this.jumps.set(kind, { group, before, label, after, name });
       }
+      this.nothing = box.appendChild(KVW.make("em", "", "nothing yet (preemptions, swaps, copies and the like appear here)"));
       // While the handle is dragged, at most one request to the server is under way at a time.
       this.scrub.addEventListener("input", () => {
         this.dragging = true;
@@ -66,6 +68,7 @@
       scrub.max = frame.last;
       scrub.disabled = frame.last === 0 || !this.send.owns;
       if (!this.dragging) scrub.value = frame.step;
+      this.root.dataset.film = Boolean(frame.film);
       const words = "Step " + KVW.number(frame.step) + " of " + KVW.number(frame.last);
       KVW.setText(role(this.root, "step-words"), words);
       scrub.setAttribute("aria-valuetext", words);
@@ -79,6 +82,7 @@
         after.disabled = !(steps[steps.length - 1] > frame.step);
         KVW.setText(label, name + " (" + steps.length + ")");
       }
+      this.nothing.hidden = Object.values(frame.jumps || {}).some((steps) => steps.length);
     }
 
     copyLink() {

@@ -4,7 +4,7 @@
   const role = KVW.role;
 
   KVW.mountWatch = function (element, props) {
-    KVW.causes = KVW.causes || props.causes;
+    KVW.setConstants(props.constants);
     const box = role(element, "watch-stage");
     const said = (text) => KVW.setText(role(element, "watch-said"), text);
     const leave = role(element, "watch-leave");
