@@ -18,6 +18,7 @@ from workbench_app.session import Session, SessionClosedError
 from workbench_app.settings import SettingError, Settings, parse_settings, parse_speed, pool_words
 from workbench_app.store import ServerFullError, SessionStore
 from workbench_app.updates import encode
+from workbench_app.words import message
 
 _POLL_SECONDS = 0.02
 _LINE_SECONDS = 0.5
@@ -37,7 +38,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except SettingError as error:
-        raise gr.Error(str(error), title="Please check a setting", print_exception=False) from error
+        raise gr.Error(message(error), title="Please check a setting", print_exception=False) from error
     except ServerFullError as error:
         raise gr.Error(str(error), title="All places are taken", print_exception=False) from error
     except SessionClosedError as error:
@@ -138,7 +139,8 @@ class Handlers:
         """Shows the step that the bar was dragged to."""
         step = _data(event).get("step")
         if type(step) is not int:
-            raise gr.Error(f"Step: {step!r} is not possible. Allowed are whole numbers.", print_exception=False)
+            words = message(f"Step: {step!r} is not possible. Allowed are whole numbers.")
+            raise gr.Error(words, print_exception=False)
         return self._on_session(request, lambda session: session.go_to(step))
 
     def act(self, request: gr.Request, event: gr.EventData) -> Any:
@@ -158,10 +160,11 @@ class Handlers:
                 with _explained():
                     found = session.jump(str(kind), direction)
             except ValueError as error:
-                raise gr.Error(f"{error}.", print_exception=False) from error
+                raise gr.Error(message(f"{error}."), print_exception=False) from error
             where = "after" if direction > 0 else "before"
             return session.message(), "" if found else f"Nothing of that kind ({kind}) {where} step {session.step}."
-        raise gr.Error(f"what: {what!r} is not possible. Allowed are live, resync, jump.", print_exception=False)
+        words = message(f"what: {what!r} is not possible. Allowed are live, resync, jump.")
+        raise gr.Error(words, print_exception=False)
 
     def _on_session(self, request: gr.Request, act: Callable[[Session], None], whole: bool = False) -> Any:
         session = self.store.find(_key(request))
@@ -191,7 +194,7 @@ class Handlers:
         try:
             settings = parse_settings(*fields, limits=self.store.limits)
         except SettingError as error:
-            return gr.skip(), f"**{error}**", gr.skip()
+            return gr.skip(), f"**{message(error)}**", gr.skip()
         per_token = self.store.model.geometry.kv_bytes_per_token
         words = pool_words(settings.pool_tokens, settings.block_size, per_token)
         session = self.store.find(_key(request))
@@ -224,7 +227,7 @@ class Handlers:
             if found is not None:
                 parse_settings(*found[1].values(), limits=self.store.limits)
         except SettingError as error:
-            gr.Warning(f"{error} The page shows its usual beginning instead.", title="This link does not work")
+            gr.Warning(f"{message(error)} The page shows its usual beginning instead.", title="This link does not work")
             found = None
         if found is None:
             return tuple(gr.skip() for _ in range(2 + len(FIELDS)))
@@ -273,6 +276,6 @@ def choose_preset(name: Any) -> tuple[Any, ...]:
     """The settings of a preset, in the order in which the page fills them in: its point, then all fields."""
     preset = PRESETS.get(name) if isinstance(name, str) else None
     if preset is None:
-        message = f"Preset: {name!r} is not possible. Allowed are {', '.join(PRESETS)}."
-        raise gr.Error(message, print_exception=False)
+        words = message(f"Preset: {name!r} is not possible. Allowed are {', '.join(PRESETS)}.")
+        raise gr.Error(words, print_exception=False)
     return (preset.point, *(preset.fields[field] for field in FIELDS if field not in KEPT))

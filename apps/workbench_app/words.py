@@ -1,6 +1,8 @@
-"""Numbers as people read them."""
+"""Numbers as people read them, and messages with what they typed."""
 
 from __future__ import annotations
+
+import html
 
 
 def megabytes(count: int) -> str:
@@ -18,3 +20,8 @@ def rate(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def message(error: object) -> str:
+    """An error for Gradio's messages, which show HTML: what a visitor (or a link) wrote stays text."""
+    return html.escape(str(error), quote=False)

@@ -17,6 +17,7 @@ from workbench_app.lab.measure import make_plan
 from workbench_app.lab.settings import parse_lab
 from workbench_app.settings import SettingError
 from workbench_app.store import SessionStore
+from workbench_app.words import message
 
 _POLL_SECONDS = 0.25
 #: Fields that are shown only where they matter, in the order of the page.
@@ -37,7 +38,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except SettingError as error:
-        raise gr.Error(str(error), title="Please check a setting", print_exception=False) from error
+        raise gr.Error(message(error), title="Please check a setting", print_exception=False) from error
     except LabError as error:
         raise gr.Error(str(error), title="Not now", print_exception=False) from error
 
@@ -122,7 +123,7 @@ class LabHandlers:
         for field, value in (("Run shown", number), ("Beside it", beside or number)):
             if isinstance(value, bool) or value not in runs:
                 allowed = f"Allowed are {', '.join(map(str, runs)) or 'none: nothing has been run in this tab'}."
-                raise gr.Error(str(SettingError(field, value, allowed)), print_exception=False)
+                raise gr.Error(message(SettingError(field, value, allowed)), print_exception=False)
         other = runs[beside] if beside and beside != number else None
         return findings_json(runs[number], other)
 
