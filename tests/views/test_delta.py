@@ -131,3 +131,14 @@ def test_comparing_large_arrays_is_quick() -> None:
         times.append(time.perf_counter() - began)
     assert change == {"a": [77, -5]}
     assert min(times) < 1e-3
+
+
+def test_a_text_in_an_array_that_gets_longer_sends_only_what_is_new() -> None:
+    text = "😀 once upon a time there was"
+    row = ["r", 13, text, "short"]
+    longer = ["r", 14, text + " a king", "shorter"]
+    change = diff(row, longer)
+    assert change == {"a": [1, 14, 2, "shorter"], "p": [2, {"s": [len(text), " a king"]}]}
+    assert patch(row, change) == longer
+    other = ["another text, no shorter than the first"]
+    assert patch([text], diff([text], other)) == other

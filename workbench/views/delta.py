@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from typing import Any
 
-#: A prefix shorter than this is not worth the characters that say so.
+#: A prefix shorter than this is not worth the characters that say so; in an array these are more.
 _MIN_PREFIX = 8
+_MIN_PREFIX_IN_ARRAY = 24
 
 
 def diff(old: Any, new: Any) -> Any:
@@ -70,6 +71,12 @@ def _diff_arrays(old: list[Any], new: list[Any]) -> Any:
                 patches += (index - last_patch, part)
                 last_patch = index
         elif before != after or type(before) is not kind:
+            if kind is str and type(before) is str and before[:_MIN_PREFIX_IN_ARRAY] == after[:_MIN_PREFIX_IN_ARRAY]:
+                part = _diff_strings(before, after)  # what is being written gets longer and longer
+                if type(part) is dict and part["s"][0] >= _MIN_PREFIX_IN_ARRAY:
+                    patches += (index - last_patch, part)
+                    last_patch = index
+                    continue
             values += (index - last_value, after)
             last_value = index
     if len(values) > len(new) or (old and not new):  # more than half of it is new
