@@ -65,23 +65,24 @@ def _start(browser: Any, **_: Any) -> str:
 def _updates(browser: Any, seconds: float, **_: Any) -> str:
     """Updates drawn and bytes sent, with two and with three engines."""
     cases = [
-        ("128 pages a side, two lanes", "preset=overflow"),
-        ("1,024 pages a side, two lanes", "preset=overflow&pool=4096&block=4"),
-        ("128 pages a side, three lanes", "preset=overflow&growing=1"),
-        ("1,024 pages a side, three lanes", "preset=overflow&pool=4096&block=4&growing=1"),
+        ("two lanes", 128, "preset=overflow"),
+        ("two lanes", 1024, "preset=overflow&pool=4096&block=4"),
+        ("three lanes", 128, "preset=overflow&growing=1"),
+        ("three lanes", 1024, "preset=overflow&pool=4096&block=4&growing=1"),
     ]
     rows = []
     with Server() as server:
         server.wait_for_model()
-        for name, query in cases:
+        for name, pages, query in cases:
             for pace in ("15 steps/s", "unlimited"):
-                _say(f"updates: {name}, {pace}")
-                with opened(browser) as page:
-                    page.open(f"{server.url}?{query}")
-                    page.rest(2)
+                _say(f"updates: {name}, {pages} pages, {pace}")
+                with opened(browser, listens=True) as page:
+                    page.ready(f"{server.url}?{query}", pages)
+                    page.rest(1)
                     if pace == "unlimited":
                         page.unlimited()
-                    rows.append([name, pace, *_drawn(page, seconds)])
+                    rows.append([name, f"{pages:,}", pace, *_drawn(server, page, seconds)])
+                    _say(" | ".join(rows[-1]))
     return "\n\n".join(
         [
             f'**Updates** of the preset "A burst that overflows the pool", over {seconds:.0f} s from step 3 on, or as '
@@ -90,7 +91,8 @@ def _updates(browser: Any, seconds: float, **_: Any) -> str:
             "Gradio's stream brought, its own words included.",
             table(
                 [
-                    "what",
+                    "",
+                    "pages a side",
                     "speed",
                     "updates/s",
                     "painted/s",
@@ -99,7 +101,9 @@ def _updates(browser: Any, seconds: float, **_: Any) -> str:
                     "characters per update",
                     "bytes per update on the wire",
                     "resyncs",
-                    "engine steps/s",
+                    "steps/s",
+                    "server, cores busy",
+                    "server's ms of processor time per step",
                 ],
                 rows,
             ),
@@ -107,12 +111,13 @@ def _updates(browser: Any, seconds: float, **_: Any) -> str:
     )
 
 
-def _drawn(page: Page, seconds: float) -> list[str]:
+def _drawn(server: Server, page: Page, seconds: float) -> list[str]:
     page.press("run")
     page.passed("f.running && f.step > 3")
     page.rest(0.1)
     page.watch_paints()
     began, wire, step = page.counters(), page.wire, page.tab.evaluate("KVW.frame.step")
+    used = cpu_seconds(server.pid)
     try:
         page.tab.wait_for_function(
             "() => KVW.frame.left.stats[0][1] === '0' || KVW.frame.right.stats[0][1] === '0'", timeout=1000 * seconds
@@ -121,6 +126,8 @@ def _drawn(page: Page, seconds: float) -> list[str]:
         if "Timeout" not in type(error).__name__:
             raise  # otherwise both ran for all of the time
     ended, paints, last = page.counters(), page.paints(), page.tab.evaluate("KVW.frame.step")
+    now = cpu_seconds(server.pid)
+    busy = float("nan") if used is None or now is None else now - used
     wire = page.wire - wire
     page.press("pause")
     passed, frames = ended.at - began.at, max(1, ended.frames - began.frames)
@@ -134,6 +141,8 @@ def _drawn(page: Page, seconds: float) -> list[str]:
         f"{wire / frames:,.0f}",
         str(ended.resyncs),
         f"{(last - step) / passed:.1f}",
+        f"{busy / passed:.2f}",
+        f"{1000 * busy / max(1, last - step):.0f}",
     ]
 
 
@@ -154,8 +163,8 @@ def _watchers(browser: Any, count: int, seconds: float, **_: Any) -> str:
     """A shared run, with nobody and with many who watch."""
     with Server() as server, opened(browser) as page:
         server.wait_for_model()
-        page.open(f"{server.url}?preset=overflow")
-        page.rest(2)
+        page.ready(f"{server.url}?preset=overflow", 128)
+        page.rest(1)
         page.press("run")
         page.passed("f.running && f.step > 3")
         page.press("share")
@@ -216,8 +225,8 @@ def _visitors(browser: Any, count: int, seconds: float, **_: Any) -> str:
     """Many at once, each with engines of its own; one of them is the browser."""
     with Server() as server, opened(browser) as page:
         server.wait_for_model()
-        page.open(f"{server.url}?preset=overflow")
-        page.rest(2)
+        page.ready(f"{server.url}?preset=overflow", 128)
+        page.rest(1)
         before = resident_mb(server.pid)
         crowd = visitors(server.url, count - 1, seconds)
         page.press("run")
@@ -275,8 +284,8 @@ def _memory(browser: Any, minutes: float, **_: Any) -> str:
     samples = []
     with Server() as server, opened(browser) as page:
         server.wait_for_model()
-        page.open(f"{server.url}?preset=overflow")
-        page.rest(2)
+        page.ready(f"{server.url}?preset=overflow", 128)
+        page.rest(1)
         page.unlimited()
         page.run_again_and_again()
         count = max(2, round(minutes * 2))
@@ -285,7 +294,8 @@ def _memory(browser: Any, minutes: float, **_: Any) -> str:
                 page.rest(60 * minutes / count)
             found = page.memory()
             samples.append((turn * minutes / count, found, resident_mb(server.pid), page.counters().frames))
-            _say(f"memory: {samples[-1]}")
+            state = page.tab.evaluate("[KVW.frame.run, KVW.frame.running, KVW.frame.step, KVW.frame.state, again.runs]")
+            _say(f"memory: {samples[-1]} {state}")
         runs = page.stop_running()
     after = [sample for sample in samples if sample[0] >= min(1.0, minutes / 2)]
     first, last = after[0], after[-1]

@@ -33,10 +33,19 @@ class Server:
 
     Attributes:
         url: ends with a slash.
-        listens_at: when the port was open, by ``time.monotonic``; ``loaded_at``: when the model was there, or None.
+        loaded_at: when the model was there, by ``time.monotonic``, or None.
     """
 
     def __init__(self, options: Sequence[str] = (), seconds: float = 120.0) -> None:
+        for attempt in range(3):  # on a busy machine Gradio's own look at its address may come too late
+            try:
+                self._start(options, seconds)
+                break
+            except RuntimeError:
+                if attempt == 2:
+                    raise
+
+    def _start(self, options: Sequence[str], seconds: float) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -52,7 +61,6 @@ class Server:
                 self.close()
                 raise RuntimeError("the app did not start: " + " / ".join(self.lines[-5:]))
             time.sleep(0.02)
-        self.listens_at = time.monotonic()
 
     def _read(self) -> None:
         assert self._process.stdout is not None

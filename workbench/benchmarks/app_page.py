@@ -69,9 +69,14 @@ class Memory:
 
 
 class Page:
-    """A tab of its own. ``wire`` counts the bytes that Gradio's stream brought, as they were sent."""
+    """A tab of its own.
 
-    def __init__(self, browser: Any) -> None:
+    Attributes:
+        wire: bytes that Gradio's stream brought, as they were sent; only with ``listens``, for which Chromium keeps
+            what the page gets in the memory of the tab.
+    """
+
+    def __init__(self, browser: Any, listens: bool = False) -> None:
         self._context = browser.new_context(viewport={"width": 1440, "height": 900})
         self.tab = self._context.new_page()
         self._cdp = self._context.new_cdp_session(self.tab)
@@ -79,7 +84,8 @@ class Page:
         self._streams: set[str] = set()
         self._cdp.on("Network.requestWillBeSent", self._requested)
         self._cdp.on("Network.dataReceived", self._received)
-        self._cdp.send("Network.enable")
+        if listens:
+            self._cdp.send("Network.enable")
         self._cdp.send("Performance.enable")
 
     def _requested(self, event: dict[str, Any]) -> None:
@@ -97,7 +103,16 @@ class Page:
         self.tab.goto(url, wait_until="commit")
         return self.passed(until, seconds)
 
-    def passed(self, condition: str, seconds: float = 90) -> float:
+    def ready(self, url: str, pages: int, seconds: float = 180) -> None:
+        """Opens an address of the tab Compare, and waits until all that it asks for is filled in: so many pages."""
+        self.open(url, seconds=seconds)
+        self.tab.wait_for_function(
+            "words => (document.querySelector('#kvw-pool-words') || {}).innerText?.includes(words)",
+            arg=f"= {pages:,} pages",
+            timeout=1000 * seconds,
+        )
+
+    def passed(self, condition: str, seconds: float = 180) -> float:
         """Waits for a condition; seconds since the page was opened."""
         return float(
             self.tab.wait_for_function(
@@ -159,9 +174,9 @@ class Page:
 
 
 @contextmanager
-def opened(browser: Any) -> Iterator[Page]:
+def opened(browser: Any, listens: bool = False) -> Iterator[Page]:
     """A page that is closed afterwards."""
-    page = Page(browser)
+    page = Page(browser, listens)
     try:
         yield page
     finally:
