@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, TextIO, cast
+from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 from workbench.events.perfetto import write_perfetto
 from workbench.events.table_files import event_table, step_table, write_csv, write_parquet
 from workbench.events.windows import save_window
 from workbench.views.replay_html import replay_html
 from workbench_app.explore import Source
-from workbench_app.limits import ExploreError
+from workbench_app.limits import ExploreError, too_large
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _CHUNK = 1 << 18
 
@@ -30,24 +34,43 @@ class Kind:
     write: Callable[[Source, BinaryIO], None]
 
 
-def export(source: Source, kind: str) -> tuple[BinaryIO, int]:
+class _Bounded(io.FileIO):
+    """A temporary file without a name that takes no more than ``most`` bytes."""
+
+    def __init__(self, most: int) -> None:
+        with tempfile.TemporaryFile(buffering=0) as file:
+            super().__init__(os.dup(file.fileno()), "w+b")
+        self._most = most
+
+    def write(self, data: ReadableBuffer) -> int:
+        size = self.tell() + memoryview(data).nbytes
+        if size > self._most:
+            raise too_large("Size of the file", size, self._most)
+        return super().write(data)
+
+
+def export(source: Source, kind: str, most: int = 1 << 30) -> tuple[BinaryIO, int]:
     """Makes a file.
+
+    Args:
+        most: bytes.
 
     Returns:
         It, open at its beginning (whoever reads it closes it), and its size.
 
     Raises:
-        ExploreError: there is no such format.
+        ExploreError: there is no such format, or the file would be too large.
     """
     if kind not in KINDS:
         raise ExploreError(404, "Format", kind, f"Allowed are {', '.join(KINDS)}.")
-    file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - it is sent after this has returned
+    raw = _Bounded(most)
+    file = cast(BinaryIO, io.BufferedRandom(raw))
     try:
         KINDS[kind].write(source, file)
         size = file.seek(0, 2)
         file.seek(0)
     except BaseException:
-        file.close()
+        raw.close()  # what is still in the buffer is not wanted
         raise
     return file, size
 

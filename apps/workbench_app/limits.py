@@ -20,6 +20,7 @@ class Limits:
         pages: largest pool of an uploaded recording, both tiers together.
         steps: most steps of an uploaded recording.
         idle_seconds: an upload that nobody has used for so long is closed.
+        export_bytes: largest file that is made for a visitor to save.
         cache_bytes: of encoded frames and of encoded views that each source keeps.
     """
 
@@ -31,6 +32,7 @@ class Limits:
     steps: int = 500_000
     idle_seconds: float = 900.0
     spare_seconds: float = 60.0
+    export_bytes: int = 1 << 30
     cache_bytes: int = 6 << 20
 
 

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import quote, urlsplit
+from weakref import WeakSet
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
@@ -34,6 +35,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _THREADS = 4
+#: Files to save take long: nobody's pictures wait for them.
+_EXPORT_THREADS = 2
+#: Files on their way to visitors at once; a slow reader's stays on this machine's disk for as long.
+_MAX_EXPORTS = 16
 _VISITOR = re.compile(r"[A-Za-z0-9_-]{8,64}")
 #: Smaller answers are not worth the work.
 _MIN_GZIP = 1024
@@ -48,6 +53,8 @@ class ExploreRoutes:
         self._store = store
         self._collector = collector
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kv-workbench-explore")
+        self._export_threads = ThreadPoolExecutor(_EXPORT_THREADS, thread_name_prefix="kv-workbench-export")
+        self._exported: WeakSet[BinaryIO] = WeakSet()
 
     def routes(self) -> list[Route]:
         """All routes."""
@@ -146,7 +153,14 @@ class ExploreRoutes:
 
     async def _export(self, request: Request) -> Response:
         source, kind = self._store.get(request.path_params["key"]), request.path_params["kind"]
-        file, size = await self._in_thread(exports.export, source, kind)
+        under_way = sum(not file.closed for file in self._exported)
+        if under_way >= _MAX_EXPORTS:
+            allowed = f"At most {_MAX_EXPORTS} are sent at once. Please try again in a minute."
+            raise ExploreError(503, "Files under way", under_way, allowed)
+        loop = asyncio.get_running_loop()
+        most = self._store.limits.export_bytes
+        file, size = await loop.run_in_executor(self._export_threads, exports.export, source, kind, most)
+        self._exported.add(file)
         name = exports.file_name(source, kind)
         return StreamingResponse(
             self._pieces(file),

@@ -17,6 +17,7 @@ from workbench.events.types import ModelGeometry, RunStarted
 from workbench.models import LoadedModel
 from workbench_app.explore import ByteCache, ExploreStore, clean_name
 from workbench_app.explore_answers import frame_answer, meta_answer, view_answer
+from workbench_app.exports import KINDS, export
 from workbench_app.gallery import path_of
 from workbench_app.limits import ExploreError, Limits
 
@@ -158,7 +159,8 @@ def test_making_room_waits_for_nobody_who_reads() -> None:
     with source.lock:  # somebody works out the series of a long run
         threading.Thread(target=make_room, daemon=True).start()
         assert done.wait(10)
-    assert source.closed and len(store) == 0
+    assert source.closed
+    assert len(store) == 0
 
 
 def test_what_is_trimmed_can_be_read_again() -> None:
@@ -167,4 +169,16 @@ def test_what_is_trimmed_can_be_read_again() -> None:
     before = source.history.state_at(5)
     source.trim()
     assert source.history.state_at(5) == before
+    store.close()
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_files_to_save_are_bounded(kind: str) -> None:
+    store = ExploreStore()
+    source = store.get(store.open_bundled("samples"))
+    with pytest.raises(ExploreError, match=r"Size of the file: .* At most 1000 bytes are allowed"):
+        export(source, kind, 1000)
+    file, size = export(source, kind)
+    with file:
+        assert len(file.read()) == size > 1000
     store.close()

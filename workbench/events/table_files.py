@@ -10,12 +10,14 @@ from typing import Any, BinaryIO, TextIO
 from workbench.events import types as ev
 from workbench.events.columns import Columns, event_columns, plain
 from workbench.events.history import History
+from workbench.events.kvtrace import RecordingError
 from workbench.events.table import event_row
 from workbench.events.windows import HostPages, Progress, steps_of
 
 Row = dict[str, Any]
 
 _ROWS_AT_ONCE = 20_000
+_MAX_CONFIG = 256
 _COUNTED: dict[type, str] = {
     ev.RequestQueued: "queued",
     ev.RequestFinished: "finished",
@@ -49,6 +51,7 @@ def event_table(
     Raises:
         IndexError: a step is not in this history.
         ValueError: ``last`` comes before ``first``.
+        RecordingError: the engine's configuration has more entries than a table has room for.
     """
     last = history.last_step if last is None else last  # the same steps both times, even if the run goes on
     kinds: dict[type, None] = {}
@@ -60,6 +63,8 @@ def event_table(
             kinds[type(event)] = None
             if isinstance(event, ev.RunStarted):
                 config = dict(event.config)
+    if len(config) > _MAX_CONFIG:  # no engine has; a stranger's file may claim so
+        raise RecordingError(f"config has {len(config):,} entries; at most {_MAX_CONFIG} are allowed in a table")
     columns = event_columns(kinds, {"config": config})
     batches = steps_of(history, first, last, progress)[1]
     rows = (event_row(event) for batch in batches for event in batch.events)
