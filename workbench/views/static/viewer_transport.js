@@ -128,7 +128,8 @@
     next() {
       const wait = 1000 / STEPS_PER_SECOND / Number(this.speed.value);
       this.timer = setTimeout(async () => {
-        if (!this.playing) return;
+        if (!this.playing) return undefined;
+        if (!this.viewer.root.getClientRects().length) return this.stop(); // nobody sees it: another tab is shown
         const { step } = this.viewer.state;
         if (step >= this.meta.last && !this.meta.live) return this.stop();
         if (step < this.meta.last) await this.viewer.go(step + 1);
