@@ -18,6 +18,8 @@ _COMMANDS = {
     "replay": ("workbench.replay", "step through a recording, forwards and backwards"),
     "export": ("workbench.commands.export", "write a recording, or a part of it, in another format"),
     "bench": ("workbench.benchmarks", "measure the engine on this machine"),
+    "learn": ("workbench.commands.learn", "copy the course's notebooks into a folder and open them in JupyterLab"),
+    "course": ("workbench.commands.course", "make, run and render the course's notebooks (for those who write them)"),
     "doctor": ("workbench.commands.doctor", "say what is installed and what will be used"),
 }
 

@@ -34,6 +34,11 @@ class Session:
 SESSION = Session()
 
 
+def start_again() -> None:
+    """Forgets everything."""
+    SESSION.__dict__.update(Session().__dict__)
+
+
 @dataclass(frozen=True, repr=False)
 class Progress(Said):
     """How far a student has come. ``verdicts``: the last one of every exercise and question tried."""
