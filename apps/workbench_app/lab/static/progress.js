@@ -12,6 +12,10 @@
     part("words").textContent = told.words;
     if (part("live").textContent !== told.live) part("live").textContent = told.live;
   }
+  // On a small screen the settings would push the button and the charts out of sight: they begin closed there.
+  const settings = document.querySelector("#kvw-lab button.label-wrap.open");
+  if (settings && window.matchMedia("(max-width: 1180px)").matches) settings.click();
+
   watch("value", show);
   show();
 })();
