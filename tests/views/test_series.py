@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+
+import msgspec
 import pytest
 
 from tests.events import scenario
 from tests.events.engine_runs import RUNS, make
 from tests.events.synthetic import Simulation
-from workbench.events import EventBus, History, PageMap, RequestStatus, Timeline
+from workbench.events import EventBatch, EventBus, History, PageMap, Recording, RequestStatus, Timeline
+from workbench.events.kvtrace import BATCH, KEYFRAME, Header, RecordingError, TraceWriter
+from workbench.events.page_map import encode_page_map
+from workbench.events.types import SCHEMA_VERSION, RunStarted
 from workbench.events.waste import measure_waste
 from workbench.models import LoadedModel
 from workbench.views.series import RunSeries
@@ -205,3 +211,22 @@ def test_phases_of_a_request_that_is_swapped_and_comes_back() -> None:
 def test_an_unknown_column_is_named() -> None:
     with pytest.raises(KeyError, match="'speed': must be one of running"):
         RunSeries(PageMap()).column("speed")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seq": 7}, "events are missing between step 0 and 0"),
+        ({"num_blocks": 1 << 33}, "the run began with num_blocks=8589934592"),
+    ],
+)
+def test_a_strangers_recording_can_neither_hang_nor_fill_memory(change: dict[str, int], words: str) -> None:
+    run = next(event for event in by_hand().events() if isinstance(event, RunStarted))
+    file = io.BytesIO()
+    writer = TraceWriter(file, Header(SCHEMA_VERSION))
+    writer.frame(KEYFRAME, 0, encode_page_map(PageMap()))
+    lie = msgspec.structs.replace(run, **change)
+    writer.frame(BATCH, 0, msgspec.msgpack.encode(EventBatch(0, [lie])))
+    writer.finish()
+    with Recording.open(file.getvalue()) as recording, pytest.raises(RecordingError, match=words):
+        RunSeries.of(recording)

@@ -11,6 +11,7 @@ import numpy as np
 
 from workbench.events import EventBatch, History, PageMap
 from workbench.events import types as ev
+from workbench.events.kvtrace import RecordingError
 from workbench.views.series_pool import FLOWS, PoolCounter, is_starved
 from workbench.views.series_requests import RequestTrack, RequestTracker
 
@@ -78,9 +79,18 @@ class RunSeries:
 
     @classmethod
     def of(cls, history: History) -> RunSeries:
-        """The series of a whole history, as far as it goes."""
+        """The series of a whole history, as far as it goes.
+
+        Raises:
+            RecordingError: events are missing from it, or contradict each other.
+        """
+        tried = -1
         while True:
             series = cls(history.initial)
+            begin = series._next_seq
+            if begin == tried:
+                raise RecordingError(f"events are missing between step {history.first_step} and {history.last_step}")
+            tried = begin
             for batch in history.batches():
                 if not series.extend(batch):
                     break  # a live history forgot its beginning between the two calls: begin anew

@@ -8,6 +8,8 @@ from typing import Any
 
 from workbench.events import PageMap
 from workbench.events import types as ev
+from workbench.events.kvtrace import RecordingError
+from workbench.events.page_map import check_pool_size
 from workbench.events.types import Cause, Tier
 
 #: Numbers of pages that went from one state to another in a step: column, from, to, what it means.
@@ -118,6 +120,10 @@ class PoolCounter:
     # -- events ----------------------------------------------------------------------------------------------------
 
     def _run_started(self, event: ev.RunStarted) -> None:
+        try:
+            check_pool_size(event)  # a stranger's file may claim any size
+        except ValueError as error:
+            raise RecordingError(f"step {event.step}: the run began with {error}") from error
         self.paged = event.memory == "paged"
         self.block_size, self.num_slots = event.block_size, event.block_size * event.num_blocks
         if self.paged:
