@@ -53,7 +53,8 @@ window.KVW = window.KVW || {};
     KVW.familyOf = constants.family_of;
   };
 
-  KVW.number = (value) => value.toLocaleString("en-US");
+  const inWords = new Intl.NumberFormat("en-US"); // one for all: making it takes longer than using it
+  KVW.number = (value) => inWords.format(value);
   KVW.plural = (count, noun) => KVW.number(count) + " " + noun + (count === 1 ? "" : "s");
   KVW.percent = function (part, whole) {
     if (whole <= 0 || part <= 0) return "0 %";

@@ -7,6 +7,8 @@
   const NEEDS = { page_life: ["page", "host"], request_life: ["request"], sharing_tree: ["step"] };
   const ASK = { page: "Select a page first.", request: "Select a request first." };
   const REFETCH_MS = 250;
+  /** Captions and tables speak of the step that is shown: they follow when it has stayed the same for so long. */
+  const SETTLED_MS = 700;
   let charts = 0;
 
   class ChartPanel {
@@ -68,9 +70,9 @@
       if (!this.name) return;
       this.moveCursor(state.step);
       const key = this.keyOf(state);
-      if (key === this.key) return;
+      if (key === this.key && state.step === this.step) return;
       clearTimeout(this.timer);
-      this.timer = setTimeout(() => this.refresh(), REFETCH_MS);
+      this.timer = setTimeout(() => this.refresh(), key === this.key ? SETTLED_MS : REFETCH_MS);
     }
 
     keyOf(state) {
@@ -83,6 +85,7 @@
       const { name } = this;
       const missing = (NEEDS[name] || []).find((need) => ASK[need] && !(state[need] >= 0));
       this.key = this.keyOf(state);
+      this.step = state.step;
       const key = this.key;
       if (missing) return this.empty(ASK[missing]);
       const params = { step: state.step, dark: KVW.isDark() };

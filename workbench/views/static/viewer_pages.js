@@ -43,7 +43,7 @@
     draw(frame, state, pages) {
       const map = frame.map;
       if (map.kind === "none") return KVW.setText(this.detail, "Nothing has happened yet.");
-      const key = frame.step + ":" + map.kind;
+      const key = [frame.step, map.kind, ...(map.waste || [])].join(); // a live step may get late events
       this.color.value = state.color;
       this.color.disabled = map.kind !== "paged";
       this.orderLabel.hidden = !map.free && !map.evict;
