@@ -16,6 +16,7 @@ from workbench.events.page_map import encode_page_map
 from workbench.events.types import SCHEMA_VERSION, RunStarted
 from workbench.events.waste import measure_waste
 from workbench.models import LoadedModel
+from workbench.views.page_life_index import life_index
 from workbench.views.series import RunSeries
 from workbench.views.series_pool import FLOWS
 from workbench.views.series_requests import Phase
@@ -228,5 +229,9 @@ def test_a_strangers_recording_can_neither_hang_nor_fill_memory(change: dict[str
     lie = msgspec.structs.replace(run, **change)
     writer.frame(BATCH, 0, msgspec.msgpack.encode(EventBatch(0, [lie])))
     writer.finish()
-    with Recording.open(file.getvalue()) as recording, pytest.raises(RecordingError, match=words):
-        RunSeries.of(recording)
+    with Recording.open(file.getvalue()) as recording:
+        with pytest.raises(RecordingError, match=words):
+            RunSeries.of(recording)
+        if "seq" in change:
+            with pytest.raises(RecordingError, match=words):
+                life_index(recording)

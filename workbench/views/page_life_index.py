@@ -12,6 +12,7 @@ import numpy as np
 
 from workbench.events import EventBatch, History, PageMap
 from workbench.events import types as ev
+from workbench.events.kvtrace import RecordingError
 from workbench.events.state import RequestState
 from workbench.events.types import Tier
 from workbench.views.page_life_rows import CACHED, Kind, PageRows, RequestRows
@@ -351,11 +352,19 @@ _LOCK = threading.Lock()
 
 
 def life_index(history: History) -> LifeIndex:
-    """The index of a history as it is now. Made once, then only what is new is read."""
+    """The index of a history as it is now. Made once, then only what is new is read.
+
+    Raises:
+        RecordingError: events are missing from it.
+    """
     with _LOCK:
         index = _KNOWN.get(history)
+    tried = -1
     while index is None or not index.update(history):
-        index = LifeIndex(history.initial)
+        initial = history.initial
+        if initial.next_seq == tried:  # it has not forgotten anything meanwhile
+            raise RecordingError(f"events are missing between step {history.first_step} and {history.last_step}")
+        tried, index = initial.next_seq, LifeIndex(initial)
     with _LOCK:
         _KNOWN[history] = index
     return index
