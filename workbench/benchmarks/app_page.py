@@ -72,7 +72,7 @@ class Page:
     """A tab of its own.
 
     Attributes:
-        wire: bytes that Gradio's stream brought, as they were sent; only with ``listens``, for which Chromium keeps
+        wire: bytes that Gradio's stream brought, its own words included; only with ``listens``, for which Chromium keeps
             what the page gets in the memory of the tab.
     """
 
@@ -94,7 +94,7 @@ class Page:
 
     def _received(self, event: dict[str, Any]) -> None:
         if event["requestId"] in self._streams:
-            self.wire += event["encodedDataLength"] or event["dataLength"]
+            self.wire += event["dataLength"]
 
     def open(
         self, url: str, until: str = "window.KVW && KVW.frame && KVW.stats.draws > 0", seconds: float = 90

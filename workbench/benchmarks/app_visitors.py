@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from workbench.benchmarks.app_host import cpu_seconds
 from workbench.views.delta import patch
 
 _MARK = "Visitor {:02d}: "
@@ -33,7 +34,7 @@ class Seen:
 
     Attributes:
         first: seconds from asking to the first frame of a run, for each run.
-        waits: seconds between two frames while a run went on.
+        waits: seconds between two frames while a run went on, and ``work``: processor time of the server in each.
         characters: of all messages; ``frames``: new frames among them.
         foreign: frames that showed somebody else's prompts or pool; ``lost``: changes to a frame that was not there.
         errors: what the server refused.
@@ -41,6 +42,7 @@ class Seen:
 
     first: list[float] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
+    work: list[float] = field(default_factory=list)
     frames: int = 0
     characters: int = 0
     foreign: int = 0
@@ -79,12 +81,13 @@ class Form:
 class Visitor:
     """One tab of a browser: a session of its own, and one stream on which all answers arrive."""
 
-    def __init__(self, client: Any, url: str, form: Form, number: int) -> None:
+    def __init__(self, client: Any, url: str, form: Form, number: int, pid: int | None = None) -> None:
         self.seen = Seen()
         self.mark = _MARK.format(number)
         self.slots = 1024 + 256 * (number % 5)
         self.block_size = (8, 16, 32)[number % 3]
         self._client, self._url, self._form, self._number = client, f"{url}gradio_api/queue/", form, number
+        self._pid = pid
         self._session = secrets.token_hex(6)
         self._name = ""
         self._frame: dict[str, Any] = {}
@@ -98,7 +101,7 @@ class Visitor:
             values = {"seed": self._number * 1000 + self.seen.runs, "pool": self.slots, "block": self.block_size}
             inputs = self._form.filled(prompts=prompts, speed=15, **values)
             self._last = None
-            asked = time.monotonic()
+            asked, used = time.monotonic(), 0.0
             step = 0
             async for frame in self._call("run", inputs, until):
                 now = time.monotonic()
@@ -108,7 +111,8 @@ class Visitor:
                     self.seen.first.append(now - asked)
                 elif frame["running"] or frame["step"] != step:
                     self.seen.waits.append(now - self._last)
-                self._last = now
+                    self.seen.work.append(self._used() - used)
+                self._last, used = now, self._used()
                 step = frame["step"]
                 self.seen.frames += 1
                 self._check(frame)
@@ -120,6 +124,9 @@ class Visitor:
                 self.seen.waits.append(until - min(until, self._last))  # somebody who waits for ever waits, too
         async for _ in self._call("pause", [], time.monotonic() + 20):
             pass
+
+    def _used(self) -> float:
+        return (cpu_seconds(self._pid) or 0.0) if self._pid is not None else 0.0
 
     def _check(self, frame: dict[str, Any]) -> None:
         whose = all(row[1].startswith(self.mark) for row in frame["requests"])
@@ -238,13 +245,17 @@ def _client() -> Any:
     return httpx.AsyncClient(timeout=httpx.Timeout(120.0), limits=limits)
 
 
-def visitors(url: str, count: int, seconds: float) -> Crowd:
-    """So many visitors at once, each with a run; the result is a list of `Seen`."""
+def visitors(url: str, count: int, seconds: float, pid: int | None = None) -> Crowd:
+    """So many visitors at once, each with a run; the result is a list of `Seen`.
+
+    Args:
+        pid: of the server, to see how much it worked while they waited.
+    """
 
     async def come() -> list[Seen]:
         async with _client() as client:
             form = Form((await client.get(f"{url}config")).json())
-            everybody = [Visitor(client, url, form, number) for number in range(count)]
+            everybody = [Visitor(client, url, form, number, pid) for number in range(count)]
             until = time.monotonic() + seconds
             await asyncio.gather(*(visitor.stay(until) for visitor in everybody))
             return [visitor.seen for visitor in everybody]
