@@ -110,6 +110,10 @@
     const settings = document.querySelector("#kvw-settings button.label-wrap");
     if (settings && settings.classList.contains("open") && window.matchMedia("(max-width: 1180px)").matches) settings.click();
 
+    // There the presets are one line to be moved sideways: the chosen one should be in sight.
+    const chosen = document.querySelector("#kvw-preset label.selected");
+    if (chosen) chosen.parentElement.scrollLeft = chosen.offsetLeft - chosen.parentElement.offsetLeft - 30;
+
     watch("value", () => props.value && stage.receive(props.value));
     if (props.value) stage.receive(props.value);
     else if (props.film) KVW.playFilm(stage, props.film);
