@@ -262,7 +262,7 @@ check("4.5", merge)
 # %%
 from paged_kernels import merge as engine_merge
 
-show_source(engine_merge.merge_partial, lines=(28, 38))
+show_source(engine_merge.merge_partial, lines=(28, 37))
 
 # %% [markdown]
 # And this is attention on the CPU. It gathers, in tiles of 64 keys, because on a CPU a few large products of matrices beat
