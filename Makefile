@@ -12,11 +12,13 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt $(PIP_ARGS)
 
-.PHONY: help app test lint format test-gpu bench bench-gpu doctor clean
+.PHONY: help app learn course test lint format test-gpu bench bench-gpu doctor clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make app        open the live comparison of paged and contiguous KV memory"
+	@echo "make learn      open the course's notebooks in JupyterLab"
+	@echo "make course     render the course with its outputs into build/course"
 	@echo "make test       run all tests (about 6 minutes on 2 cores)"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff rewrite the code"
@@ -36,6 +38,10 @@ $(VENV)/.app: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) -e .
 	@touch $@
 
+$(VENV)/.course: $(VENV)/.app
+	$(PIP) -e '.[course]'
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.app
 	$(PIP) -e '.[dev]'
 	@touch $@
@@ -46,6 +52,13 @@ $(VENV)/.browser: $(VENV)/.dev tests/browser/ensure_browser.sh
 
 app: $(VENV)/.app
 	$(BIN)/workbench app $(ARGS)
+
+learn: $(VENV)/.course
+	$(BIN)/workbench learn $(ARGS)
+
+course: $(VENV)/.course
+	$(BIN)/workbench course build
+	$(BIN)/workbench course html $(ARGS)
 
 test: $(VENV)/.browser
 	REQUIRE_BROWSER=1 $(BIN)/python -m pytest $(ARGS)

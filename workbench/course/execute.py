@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,14 +81,14 @@ class Kernel:
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    def run(self, notebook: Any, name: str, folder: Path) -> Run:
-        """Runs a notebook (it gets its outputs) with ``folder`` as the working directory.
+    def run(self, notebook: Any, name: str, folder: Path, before: str = "") -> Run:
+        """Runs a notebook (it gets its outputs) with ``folder`` as the working directory, after the code ``before``.
 
         Raises:
             RuntimeError: the kernel died, or a cell took longer than the kernel's limit.
         """
-        self._quietly("get_ipython().run_line_magic('reset', '-f')")
-        self._quietly(_PREPARE.format(folder=str(folder), paths=_paths()))
+        self.ask("get_ipython().run_line_magic('reset', '-f')")
+        self.ask(_PREPARE.format(folder=str(folder), paths=_paths()) + before)
         began = time.perf_counter()
         errors: list[CellError] = []
         times: list[tuple[int, float]] = []
@@ -108,7 +108,7 @@ class Kernel:
             ]
         seconds = time.perf_counter() - began
         # The notebook's own `progress` may be anything by now.
-        verdicts = {key: Outcome(**value) for key, value in json.loads(self._quietly(_COLLECT)).items()}
+        verdicts = {key: Outcome(**value) for key, value in json.loads(self.ask(_COLLECT)).items()}
         return Run(name, notebook, seconds, sorted(times, key=lambda t: -t[1]), errors, verdicts)
 
     def _execute(self, cell: Any, index: int, name: str) -> None:
@@ -119,8 +119,12 @@ class Kernel:
         except (CellTimeoutError, DeadKernelError) as error:
             raise RuntimeError(f"{name}, cell {index + 1}: {error}") from error
 
-    def _quietly(self, code: str) -> str:
-        """Runs code that belongs to no notebook; what it printed."""
+    def ask(self, code: str) -> str:
+        """Runs code that belongs to no notebook; what it printed.
+
+        Raises:
+            RuntimeError: it raised, or took longer than the kernel's limit.
+        """
         import nbformat.v4
 
         self._client.nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
@@ -129,16 +133,17 @@ class Kernel:
         self._execute(cell, 0, "preparation")
         for out in cell.outputs:
             if out.output_type == "error":
-                raise RuntimeError(f"preparing the kernel failed: {out.ename}: {out.evalue}")
+                raise RuntimeError(f"the course's own code failed in the kernel: {out.ename}: {out.evalue}")
         return "".join(out.text for out in cell.outputs if out.output_type == "stream" and out.name == "stdout")
 
 
 @contextmanager
-def kernel(timeout: int = 120) -> Iterator[Kernel]:
+def kernel(timeout: int = 120, variables: Mapping[str, str] | None = None) -> Iterator[Kernel]:
     """A kernel of this very Python, without network, that ends with the context.
 
     Args:
         timeout: seconds that one cell may take.
+        variables: more of its environment.
 
     Raises:
         RuntimeError: nbclient or ipykernel is missing.
@@ -149,17 +154,23 @@ def kernel(timeout: int = 120) -> Iterator[Kernel]:
     from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
 
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        # Otherwise another busy process makes every step much slower.
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-        "PYTHONPATH": os.pathsep.join([*_paths(), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }
+    environment = (
+        os.environ
+        | {
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            # Otherwise another busy process makes every step much slower.
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+            "PYTHONPATH": os.pathsep.join([*_paths(), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        }
+        | dict(variables or {})
+    )
     # No folder of kernels is looked into: a "python3" that the user has installed may be another Python.
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+    if os.name == "posix":
+        manager.transport = "ipc"
     client = NotebookClient(
         nbformat.v4.new_notebook(), km=manager, timeout=timeout, allow_errors=True, store_widget_state=False
     )

@@ -26,7 +26,7 @@ def faults(run: Run, version: Version) -> list[str]:
     """What is wrong with a run, one sentence each; none: all as it should be.
 
     A student's version must run to its end, and each exercise must say that it is not written yet. In the key all
-    exercises must pass. Questions of a quiz may go either way for the student, but not in the key.
+    exercises must pass, and no question of a quiz may be answered wrongly.
     """
     found = [
         f"cell {error.index} raises {error.name}: {error.message}" for error in run.errors if not error.is_intended
@@ -44,6 +44,6 @@ def faults(run: Run, version: Version) -> list[str]:
             found.append(f"exercise {number} does not give its first hint: {outcome.text}")
     if version == "key":
         for name, outcome in run.verdicts.items():
-            if name not in wanted and not outcome.passed:
+            if name not in wanted and not outcome.passed and not outcome.is_missing:
                 found.append(f"{name} is not answered rightly with the key: {outcome.text}")
     return found

@@ -12,7 +12,7 @@ from typing import Any
 
 import workbench
 
-_ROOT = Path(workbench.__file__).parent.parent
+ROOT = Path(workbench.__file__).parent.parent
 #: Where links lead, with ``{path}`` and ``{line}``; unset: to the file itself.
 LINKS = "WORKBENCH_SOURCE_URL"
 
@@ -30,7 +30,7 @@ class Source:
     @property
     def place(self) -> str:
         """The file as it is named in the project."""
-        return self.path.relative_to(_ROOT).as_posix() if self.path.is_relative_to(_ROOT) else str(self.path)
+        return self.path.relative_to(ROOT).as_posix() if self.path.is_relative_to(ROOT) else str(self.path)
 
     @property
     def link(self) -> str:
@@ -38,7 +38,7 @@ class Source:
         if template:
             return template.format(path=self.place, line=self.first)
         # A path from the notebook works where the notebook server shows the checkout, too.
-        if (_ROOT / "pyproject.toml").is_file() and Path.cwd().is_relative_to(_ROOT):
+        if (ROOT / "pyproject.toml").is_file() and Path.cwd().is_relative_to(ROOT):
             return Path(os.path.relpath(self.path, Path.cwd())).as_posix()
         return self.path.as_uri()
 

@@ -176,7 +176,7 @@ def _build(
     }
     chunks = [{"first": chunk.first, "count": chunk.count, "data": chunk.data} for chunk in film.chunks]
     data = json.dumps({"meta": meta, "chunks": chunks, "views": views}, ensure_ascii=False, separators=(",", ":"))
-    return _page(heading, data, _plotly()), film, note
+    return _page(heading, data, plotly_script()), film, note
 
 
 def _views(series: RunSeries, window: tuple[int, int]) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def _page(title: str, film: str, plotly_js: str) -> str:
         title=html.escape(title),
         styles="\n".join(_static(name) for name in VIEWER_STYLES),
         scripts="\n".join(_static(name) for name in VIEWER_SCRIPTS),
-        plotly=plotly_js or _plotly(),
+        plotly=plotly_js or plotly_script(),
         film=_harmless(film),
     )
 
@@ -215,7 +215,7 @@ def _static(name: str) -> str:
 
 
 @functools.cache
-def _plotly() -> str:
+def plotly_script() -> str:
     """Plotly's script as gzip in base64."""
     return base64.b64encode(gzip.compress(PLOTLY_JS.read_bytes(), 9, mtime=0)).decode("ascii")
 
