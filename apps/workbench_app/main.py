@@ -95,7 +95,6 @@ def launch(
     """
     services = make_services(model, **options)
     opened = [(path, services.explore.open_path(path)) for path in recordings]
-    services.film.make_in_background()
     demo = build(services)
     demo.launch(
         server_name=host,
@@ -105,6 +104,7 @@ def launch(
         show_error=True,
         **launch_options(services),
     )
+    services.film.make_in_background()  # now, because Gradio gives its server only three seconds to answer
     for path, key in opened:
         address = f"{demo.local_url}?tab=explore&source={key}"
         print(f"{path}: {address}", flush=True)

@@ -2,6 +2,7 @@
 (function (KVW) {
   "use strict";
   const role = KVW.role;
+  const SILENT_MS = 8000;
 
   class Stage {
     constructor(root, send) {
@@ -10,6 +11,8 @@
       this.frame = null;
       this.id = "";
       this.asked = 0;
+      this.heard = performance.now();
+      if (send.owns) setInterval(() => this.watchdog(), 2000);
       const template = role(root, "side-template");
       for (const side of root.querySelectorAll(".kvw-side")) side.append(template.content.cloneNode(true));
       this.sides = [...root.querySelectorAll(".kvw-side")].map((side) => new KVW.SideView(side));
@@ -63,6 +66,7 @@
         return;
       }
       KVW.stats.bytes += text.length;
+      this.heard = performance.now();
       const { id, base, patch } = message;
       let next = message.frame;
       if (next && !next.run && !next.reset && !next.film && this.frame && this.frame.run) return; // late: a run has begun since
@@ -78,6 +82,15 @@
       this.frame = frame;
       if (this.send.owns) KVW.frame = frame;
       this.draw();
+    }
+
+    /** A stream can break without a word. If a run goes on and nothing is heard of it, asks; and watches it again. */
+    watchdog() {
+      if (!this.frame || !this.frame.running || document.hidden || performance.now() - this.heard < SILENT_MS) return;
+      this.heard = performance.now();
+      KVW.stats.silences = (KVW.stats.silences || 0) + 1;
+      if (this.frame.live) this.transport.press("kvw-run");
+      else this.send("act", { what: "resync" });
     }
 
     /** A change to a frame that did not arrive: asks for a whole one, once a second at most. */
