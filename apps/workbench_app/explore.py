@@ -9,6 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -119,6 +120,14 @@ class Source:
         self._series = self._jumps = None
 
 
+@dataclass(frozen=True, eq=False)
+class Ticket:
+    """Room that is kept for an upload while it is being sent."""
+
+    length: int
+    owner: str
+
+
 class ExploreStore:
     """All sources. All methods may be called from any thread.
 
@@ -141,13 +150,45 @@ class ExploreStore:
         self._lock = threading.Lock()
         self._sources: dict[str, Source] = {}
         self._bundled: dict[str, str] = {}  # name -> key
+        self._arriving: dict[Ticket, None] = {}
         self._reaper: threading.Thread | None = None
         self._stop = threading.Event()
 
     # -- opening ---------------------------------------------------------------------------------------------------
 
-    def open_upload(self, file: BinaryIO, name: str, owner: str) -> str:
+    def reserve(self, length: int, owner: str) -> Ticket:
+        """Keeps room for an upload of at most ``length`` bytes until it is opened or `release` is called.
+
+        Nothing of this visitor's is closed yet.
+
+        Raises:
+            ExploreError: it is too large, or there is no room for it.
+        """
+        if length > self.limits.upload_bytes:
+            raise too_large("File size", length, self.limits.upload_bytes)
+        ticket = Ticket(length, owner)
+        with self._lock:
+            if len(self._arriving) >= self.limits.uploads_at_once:
+                raise ExploreError(
+                    503,
+                    "Uploads under way",
+                    len(self._arriving) + 1,
+                    f"At most {self.limits.uploads_at_once} are taken at once. Please try again in a minute.",
+                )
+            self._make_room(length, owner)
+            self._arriving[ticket] = None
+        return ticket
+
+    def release(self, ticket: Ticket) -> None:
+        """Gives back the room of an upload that did not arrive. Nothing happens if it was opened."""
+        with self._lock:
+            self._arriving.pop(ticket, None)
+
+    def open_upload(self, file: BinaryIO, name: str, owner: str, ticket: Ticket | None = None) -> str:
         """Opens a visitor's recording. The store closes ``file``, whatever happens.
+
+        Args:
+            ticket: the room that was reserved for it; None: it is asked for now.
 
         Returns:
             Its key.
@@ -158,34 +199,21 @@ class ExploreStore:
         name = clean_name(name)
         try:
             length = file.seek(0, 2)
-            self.check_room(length, owner)
+            ticket = ticket or self.reserve(length, owner)
             recording = _open(file, name)
             _check_size(recording, self.limits)
         except BaseException:
+            if ticket is not None:
+                self.release(ticket)
             file.close()
             raise
         source = self._source(recording, name, "upload", owner, length)
         with self._lock:
-            crowded = self._make_room(length, owner)
-            if crowded is None:
-                key = self._add(source)
-        if crowded is not None:
-            source.close()
-            raise crowded
-        return key
-
-    def check_room(self, length: int, owner: str) -> None:
-        """Refuses a file early.
-
-        Raises:
-            ExploreError: it is too large, or there is no room for it.
-        """
-        if length > self.limits.upload_bytes:
-            raise too_large("File size", length, self.limits.upload_bytes)
-        with self._lock:
-            crowded = self._make_room(length, owner)
-        if crowded is not None:
-            raise crowded
+            self._arriving.pop(ticket, None)
+            own = sorted((s.last_used, key) for key, s in self._uploads().items() if s.owner == owner)
+            for _, key in own[: len(own) - self.limits.per_visitor + 1]:
+                self._sources.pop(key).close()
+            return self._add(source)
 
     def open_bundled(self, name: str) -> str:
         """The key of a bundled recording, which all visitors share.
@@ -282,34 +310,43 @@ class ExploreStore:
             raise gone(key)
         self.drop(key)
 
-    def _make_room(self, length: int, owner: str) -> ExploreError | None:
-        """Closes what may be closed so that an upload fits. The lock is held. Returns what stands in the way."""
-        limits, now = self.limits, self._clock()
-        uploads = {key: source for key, source in self._sources.items() if source.kind == "upload"}
+    def _uploads(self) -> dict[str, Source]:
+        return {key: source for key, source in self._sources.items() if source.kind == "upload"}
 
-        def close_oldest(keys: list[str]) -> None:
-            key = min(keys, key=lambda k: uploads[k].last_used)
-            del uploads[key]
-            self._sources.pop(key).close()
+    def _make_room(self, length: int, owner: str) -> None:
+        """Closes others' idle uploads, as many as it takes for one more to fit. The lock is held.
 
-        own = [key for key, source in uploads.items() if source.owner == owner]
-        while len(own) >= limits.per_visitor:
-            close_oldest(own)
-            own = [key for key in own if key in uploads]
+        This visitor's own are left alone: what is being sent may turn out to be damaged.
+
+        Raises:
+            ExploreError: there is no room.
+        """
+        limits, now, uploads = self.limits, self._clock(), self._uploads()
+        arriving = sum(ticket.length for ticket in self._arriving)
+        own = sum(source.owner == owner for source in uploads.values())
+        own_arriving = sum(ticket.owner == owner for ticket in self._arriving)
+        leaving = min(own, max(0, own + own_arriving + 1 - limits.per_visitor))  # when all that is sent is opened
         while True:
-            used = sum(source.file_bytes for source in uploads.values())
-            if len(uploads) < limits.sources and used + length <= limits.total_bytes:
-                return None
-            spare = [key for key, source in uploads.items() if now - source.last_used > limits.spare_seconds]
+            used = sum(source.file_bytes for source in uploads.values()) + arriving
+            count = len(uploads) + len(self._arriving) - leaving
+            if count < limits.sources and used + length <= limits.total_bytes:
+                return
+            spare = [
+                (source.last_used, key)
+                for key, source in uploads.items()
+                if source.owner != owner and now - source.last_used > limits.spare_seconds
+            ]
             if not spare:
-                return ExploreError(
+                raise ExploreError(
                     503,
                     "Open recordings",
-                    len(uploads) + 1,
+                    count + 1,
                     f"This server keeps at most {limits.sources} of them, and {limits.total_bytes >> 20} MiB in all. "
                     "Please try again in a minute, or open your file with `workbench app` on your own machine.",
                 )
-            close_oldest(spare)
+            key = min(spare)[1]
+            del uploads[key]
+            self._sources.pop(key).close()
 
     def reap(self) -> int:
         """Closes the uploads that nobody has used for too long, and says how many; others give back their caches."""

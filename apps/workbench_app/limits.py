@@ -14,7 +14,9 @@ class Limits:
 
     Attributes:
         upload_bytes: largest file that is taken.
-        total_bytes: of all uploaded recordings that are open.
+        total_bytes: of all uploaded recordings that are open, and of those that are being sent.
+        uploads_at_once: files that are being sent.
+        upload_seconds: a file must have arrived by then.
         per_visitor: uploads that one visitor has open; the one unused for longest makes room for another.
         sources: uploads in all. If there are as many, one that nobody has used for ``spare_seconds`` makes room.
         pages: largest pool of an uploaded recording, both tiers together.
@@ -26,6 +28,8 @@ class Limits:
 
     upload_bytes: int = 64 << 20
     total_bytes: int = 1 << 30
+    uploads_at_once: int = 8
+    upload_seconds: float = 300.0
     per_visitor: int = 4
     sources: int = 100
     pages: int = 1 << 18

@@ -103,21 +103,33 @@ class ExploreRoutes:
 
     async def _upload(self, request: Request) -> Response:
         owner, name = _visitor(request), request.query_params.get("name", "")
-        claimed = request.headers.get("content-length", "0")
-        await self._in_thread(self._store.check_room, int(claimed) if claimed.isdecimal() else 0, owner)
-        file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - the store closes it
+        claimed, limits = request.headers.get("content-length", ""), self._store.limits
+        room = int(claimed) if claimed.isdecimal() and len(claimed) < 20 else limits.upload_bytes
+        ticket = self._store.reserve(room, owner)  # quick, and no thread may keep it after a request that was cancelled
         try:
-            length = 0
-            async for chunk in request.stream():
-                length += len(chunk)
-                if length > self._store.limits.upload_bytes:
-                    raise too_large("File size", length, self._store.limits.upload_bytes)
-                await self._in_thread(file.write, chunk)
-        except BaseException:
-            file.close()
-            raise
-        key = await self._in_thread(self._store.open_upload, file, name, owner)
+            file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - the store closes it
+            try:
+                async with asyncio.timeout(limits.upload_seconds):
+                    await self._receive(request, file, room)
+            except TimeoutError:
+                file.close()
+                allowed = f"A file must have arrived after {limits.upload_seconds:g} s. Please try again."
+                raise ExploreError(408, "Upload", "not complete", allowed) from None
+            except BaseException:
+                file.close()
+                raise
+            key = await self._in_thread(self._store.open_upload, file, name, owner, ticket)
+        finally:
+            self._store.release(ticket)
         return _json({"key": key}, status=201)
+
+    async def _receive(self, request: Request, file: BinaryIO, room: int) -> None:
+        length = 0
+        async for chunk in request.stream():
+            length += len(chunk)
+            if length > room:
+                raise too_large("File size", length, room)
+            await self._in_thread(file.write, chunk)
 
     async def _gallery(self, request: Request) -> Response:
         return _json(await self._in_thread(gallery_answer, self._store))

@@ -75,6 +75,27 @@ def test_bytes_of_all_uploads_are_bounded(clock: Clock) -> None:
     assert len(store) == 0
 
 
+def test_what_is_being_sent_counts_and_costs_its_owner_nothing_until_it_is_good(clock: Clock) -> None:
+    size = len(SAMPLES)
+    store = ExploreStore(Limits(total_bytes=3 * size, per_visitor=1, uploads_at_once=2), clock=clock)
+    mine = upload(store, "a")
+    first, second = store.reserve(size, "a"), store.reserve(size, "b")
+    with pytest.raises(ExploreError, match=r"Uploads under way: 3 is not possible. At most 2") as many:
+        store.reserve(1, "c")
+    assert many.value.status == 503
+    store.release(second)
+    with pytest.raises(ExploreError, match="Open recordings"):
+        store.reserve(size + 1, "c")
+    with pytest.raises(ExploreError, match="Recording"):
+        store.open_upload(io.BytesIO(b"nothing"), "bad.kvtrace", "a", first)
+    assert mine in store
+    newer = store.open_upload(io.BytesIO(SAMPLES), "run.kvtrace", "a", store.reserve(size, "a"))
+    assert newer in store
+    assert mine not in store
+    store.reserve(2 * size, "b")  # what was refused or opened keeps no room
+    store.close()
+
+
 def test_idle_uploads_are_closed_and_bundled_recordings_only_forget(store: ExploreStore, clock: Clock) -> None:
     bundled, mine = store.open_bundled("samples"), upload(store, "a")
     for key in (bundled, mine):
@@ -153,14 +174,15 @@ def test_making_room_waits_for_nobody_who_reads() -> None:
     done = threading.Event()
 
     def make_room() -> None:
-        store.check_room(10, "me")
+        store.open_upload(io.BytesIO(SAMPLES), "b.kvtrace", "me")
         done.set()
 
     with source.lock:  # somebody works out the series of a long run
         threading.Thread(target=make_room, daemon=True).start()
         assert done.wait(10)
     assert source.closed
-    assert len(store) == 0
+    assert len(store) == 1
+    store.close()
 
 
 def test_what_is_trimmed_can_be_read_again() -> None:

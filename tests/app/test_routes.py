@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
@@ -241,6 +243,25 @@ def test_too_large_a_file_is_refused_before_and_while_it_is_read(client: TestCli
 
     assert client.post("/kvw/upload", content=pieces(), headers=FIRST).status_code == 413
     assert len(store) == 0
+
+
+def test_a_file_that_does_not_arrive_gives_its_room_back() -> None:
+    store = ExploreStore(Limits(upload_seconds=0.05, uploads_at_once=1))
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield SAMPLES[:100]
+        await asyncio.sleep(5)
+
+    async def scenario() -> None:
+        transport = httpx.ASGITransport(Starlette(routes=make_routes(None, store, EngineCollector())))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7860") as client:
+            late = await client.post("/kvw/upload", content=slow(), headers=FIRST)
+            assert late.status_code == 408
+            assert "must have arrived after 0.05 s" in late.json()["error"]
+            assert (await client.post("/kvw/upload", content=SAMPLES, headers=FIRST)).status_code == 201
+
+    asyncio.run(scenario())
+    store.close()
 
 
 def test_other_sites_may_not_ask(client: TestClient) -> None:
