@@ -250,7 +250,7 @@ def make_question(seed: int) -> Question:
         free = state.num_slots - used
         return Question(
             f"Step {step} of a run with rule {rule} on {state.num_slots} slots. The regions of those that run have "
-            f"{used} slots together. The next request needs {blocked.needed} adjacent slots, and the largest free piece "
+            f"{used} slots together. The next request needs {blocked.needed} adjacent slots, the largest free piece "
             f"has {blocked.available}. How many slots are free, and count as external fragmentation while it waits?",
             free,
             f"{state.num_slots} - {used} = {free}: nobody who waits can get them.",
