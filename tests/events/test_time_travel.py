@@ -66,14 +66,14 @@ def test_back_to_the_beginning_and_forward_again(kind: str) -> None:
 
 def test_a_step_back_folds_less_than_a_span(monkeypatch: pytest.MonkeyPatch) -> None:
     recording, folded = Recording.open(DATA), 0
-    apply = Recording._apply
+    apply = Recording.apply
 
     def count(self: Recording, state: PageMap, event: ev.AnyEvent) -> None:
         nonlocal folded
         folded += 1
         apply(self, state, event)
 
-    monkeypatch.setattr(Recording, "_apply", count)
+    monkeypatch.setattr(Recording, "apply", count)
     for step in range(STEPS, -1, -1):
         recording.state_at(step)
     events = sum(len(batch.events) for batch in recording.batches())

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.events import scenario
 from workbench.events import EventBus, Recorder, Recording
+from workbench.events import types as ev
+from workbench.events.kvtrace import BATCH, KEYFRAME, RecordingError, TraceWriter
+from workbench.events.page_map import PageMap, encode_page_map
+from workbench.events.recording import new_header
+from workbench.events.state import OutputText, RequestState, RequestStatus
 from workbench.events.types import BlocksSwappedOut
+from workbench.events.windows import save_window
 from workbench.views import film as film_module
 from workbench.views.film import make_film, read_film
 from workbench.views.frames import MAX_ROWS, explore_frame
+from workbench.views.replay_html import replay_and_note
 
 
 @pytest.fixture
@@ -51,6 +60,53 @@ def test_cutting_keeps_the_end_or_the_given_beginning(recording: Recording, monk
         make_film(recording, first=99)
     with pytest.raises(ValueError, match="must not be after last=2"):
         make_film(recording, first=4, last=2)
+
+
+def made_on_purpose(*events: ev.AnyEvent) -> Recording:
+    """A file of a request that has ended, and then an event per step."""
+    ended = RequestState("p", 1, 4, 0, status=RequestStatus.FINISHED, outputs={0: OutputText()})
+    file = io.BytesIO()
+    writer = TraceWriter(file, new_header())
+    writer.frame(KEYFRAME, 0, encode_page_map(PageMap(requests={0: ended}, request_ids={0: 0})))
+    for step, event in enumerate(events, 1):
+        event.seq, event.step = step - 1, step
+        writer.frame(BATCH, step, msgspec.msgpack.encode(ev.EventBatch(step, [event])))
+    writer.finish()
+    return Recording.open(file.getvalue())
+
+
+def test_a_film_leaves_the_states_of_others_alone() -> None:
+    recording = made_on_purpose(ev.TokenGenerated(0, 0, 0, 7, "a"))
+    before = recording.state_at(0)
+    make_film(recording)
+    assert before == recording.initial
+    assert recording.state_at(1).requests[0].token_ids == [7]
+
+
+def test_a_contradiction_is_an_error_of_the_recording() -> None:
+    recording = made_on_purpose(ev.TokenGenerated(0, 0, 0, 7, "a"), ev.TokenGenerated(0, 0, 5, 7, "a"))
+    with pytest.raises(RecordingError, match=r"step 2: .*contradict"):
+        make_film(recording)
+    with pytest.raises(RecordingError, match=r"step 2: .*contradict"):
+        save_window(recording, io.BytesIO())
+
+
+def test_a_replay_of_a_run_that_goes_on_ends_where_it_began(recording: Recording) -> None:
+    class Growing(Recording):
+        """Longer at every look."""
+
+        looks = 3
+
+        @property
+        def last_step(self) -> int:
+            self.looks = min(self.looks + 1, super().last_step)
+            return self.looks
+
+    growing = Growing(recording._reader)
+    text, note = replay_and_note(growing)
+    meta = json.loads(text.split('id="kvw-film">')[1].split("</script>")[0])["meta"]
+    assert meta["last"] < growing.last_step
+    assert note == ""
 
 
 def test_a_frame_says_what_the_step_did(recording: Recording) -> None:

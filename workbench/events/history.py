@@ -81,8 +81,14 @@ class History(ABC):
         state = decode_page_map(data)
         return state if archives is None else complete(state, archives)
 
-    def _apply(self, state: PageMap, event: AnyEvent) -> None:
-        """Takes an event into account. Ended requests are shared between states and stay as they are."""
+    def apply(self, state: PageMap, event: AnyEvent) -> None:
+        """Takes an event of this history into account, in one of its states.
+
+        Ended requests are shared between states and stay as they are.
+
+        Raises:
+            RecordingError: the history is a file that contradicts itself.
+        """
         own_request(state, event)
         state.apply(event)
 
@@ -172,7 +178,7 @@ class History(ABC):
         marks: dict[int, PageMap] = {}
         for position, batch in enumerate(plan.batches, plan.start + 1):
             for event in batch.events:
-                self._apply(state, event)
+                self.apply(state, event)
             if position in plan.marks:
                 marks[position] = copy_sharing(state)
         is_kept_already = state is plan.state and not plan.is_own
@@ -228,7 +234,7 @@ class History(ABC):
         state, batches = self.window()
         for batch in batches:
             for event in batch.events:
-                self._apply(state, event)
+                self.apply(state, event)
                 yield event, state
 
     def to_pandas(self) -> pd.DataFrame:

@@ -292,7 +292,7 @@ class Recording(History):
         for batch in self._read_batches(self._keyframes[index - 1], self._keyframes[index]):
             ended.note(batch)
             for event in batch.events:
-                self._apply(state, event)
+                self.apply(state, event)
         return ended.take(state)
 
     def _decode_keyframe(self, data: bytes, archives: list[Archive] | None, index: int) -> PageMap:
@@ -319,9 +319,9 @@ class Recording(History):
             batches.append(batch)
         return batches
 
-    def _apply(self, state: PageMap, event: AnyEvent) -> None:
+    def apply(self, state: PageMap, event: AnyEvent) -> None:
         try:
-            super()._apply(state, event)
+            super().apply(state, event)
         except ValueError as error:
             raise RecordingError(f"step {event.step}: the recorded events contradict each other: {error}") from error
 

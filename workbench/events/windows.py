@@ -9,7 +9,7 @@ import msgspec
 
 from workbench.events import types as ev
 from workbench.events.history import History
-from workbench.events.keyframes import EndedSince, KeyframeClock, encode_archive, encode_lean, own_request
+from workbench.events.keyframes import EndedSince, KeyframeClock, encode_archive, encode_lean
 from workbench.events.kvtrace import ARCHIVE, BATCH, KEYFRAME, TraceWriter
 from workbench.events.page_map import PageMap, encode_page_map
 from workbench.events.recording import new_header
@@ -63,6 +63,7 @@ def save_window(
     Raises:
         IndexError: a step is not in this history.
         ValueError: ``last`` comes before ``first``.
+        RecordingError: the history is a file that contradicts itself.
         OSError: the file can't take it.
     """
     state, batches = history.window(first, last)
@@ -73,8 +74,7 @@ def save_window(
         writer.frame(BATCH, batch.step, encoder.encode(batch))
         ended.note(batch)
         for event in batch.events:
-            own_request(state, event)
-            state.apply(event)
+            history.apply(state, event)
         if clock.is_due(batch):
             writer.frame(ARCHIVE, batch.step, encode_archive(ended.take(state)))
             writer.frame(KEYFRAME, batch.step, encode_lean(state))

@@ -73,6 +73,7 @@ def make_film(
 
     Raises:
         ValueError: ``first`` or ``last`` is not a step of the history, or they are the wrong way round.
+        RecordingError: the history is a file that contradicts itself.
     """
     low, high = history.first_step, history.last_step
     begin, end = low if first is None else first, high if last is None else last
@@ -131,7 +132,8 @@ def _chunks(history: History, start: int, stop: int) -> list[Chunk]:
 def _frame(history: History, state: PageMap, step: int, advance: bool) -> dict[str, Any]:
     events = history.events(step)
     if advance:
-        state.apply_all(events)
+        for event in events:
+            history.apply(state, event)
     frame = explore_frame(state, events)
     frame["step"] = frame["map"]["step"] = step  # a step without events is a step, too
     return frame

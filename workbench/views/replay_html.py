@@ -145,8 +145,9 @@ def _build(
     state = history.initial if history.initial.run is not None else history.state_at(history.last_step)
     heading = title if title is not None else _title(state)
     shell = len(_page(heading, "", ""))
+    whole = (history.first_step, history.last_step)  # a live run goes on meanwhile
+    window = (whole[0] if first is None else first, whole[1] if last is None else last)
     series = RunSeries.of(history)
-    window = (history.first_step if first is None else first, history.last_step if last is None else last)
     views = _views(series, window)
     room = max_bytes - shell - len(json.dumps(views)) - 4_000 - 30 * (window[1] - window[0] + 1) // 64
     if room < 1_000:
@@ -154,7 +155,7 @@ def _build(
     index = JumpIndex(history)
     jumps = {kind: index.steps(kind) for kind in KINDS}
     room -= len(json.dumps(jumps))
-    film = make_film(history, first, last, room, progress)
+    film = make_film(history, first, window[1], room, progress)
     if film.size > room:
         raise ValueError(
             f"max_bytes={max_bytes}: the viewer and the first {plural(film.chunks[0].count, 'step')} take "
@@ -162,7 +163,7 @@ def _build(
         )
     if film.is_cut:
         views = _views(series, (film.first, film.last))
-    note = _note(film, history, window, max_bytes)
+    note = _note(film, whole, window, max_bytes)
     meta = {
         "first": film.first,
         "last": film.last,
@@ -237,15 +238,15 @@ def _memory_words(state: PageMap) -> str:
     return words + "."
 
 
-def _note(film: Film, history: History, asked: tuple[int, int], max_bytes: int) -> str:
+def _note(film: Film, whole: tuple[int, int], asked: tuple[int, int], max_bytes: int) -> str:
     if film.is_cut:
         return (
             f"This file has the steps {film.first:,} to {film.last:,} of {asked[0]:,} to {asked[1]:,}: "
             f"all would be larger than {max_bytes / 1e6:g} MB."
         )
-    if asked != (history.first_step, history.last_step):
-        whole = f"{history.first_step:,} to {history.last_step:,}"
-        return f"This file has the steps {film.first:,} to {film.last:,} of a run with the steps {whole}."
+    if asked != whole:
+        steps = f"{whole[0]:,} to {whole[1]:,}"
+        return f"This file has the steps {film.first:,} to {film.last:,} of a run with the steps {steps}."
     return ""
 
 
