@@ -119,6 +119,7 @@ def test_questions_are_made_from_their_seed() -> None:
     assert first.answer().is_missing
     assert str(first.expected) in str(first.solution())
     assert "quiz 90, seed 1" in progress().verdicts
+    assert str(first.next().text) == str(other.text)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -122,6 +123,8 @@ def jupyter_command(folder: Path, first: str, port: int, no_browser: bool) -> li
         "--LabApp.news_url=None",
         "--LabApp.extension_manager=readonly",
         *(["--no-browser"] if no_browser else []),
+        # In a container there is often nobody else; otherwise JupyterLab would refuse to start.
+        *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
     ]
 
 

@@ -105,6 +105,18 @@ class Question:
     def solution(self) -> Solution:
         return Solution(self.expected, self.why)
 
+    def next(self) -> Question:
+        """The question of the next seed.
+
+        Raises:
+            ValueError: it was not made by `quiz`.
+        """
+        if not self.lesson:
+            raise ValueError("this question belongs to no lesson: it has no next one")
+        from workbench.course.checking import quiz
+
+        return quiz(self.lesson, self.seed + 1)
+
     def _choice(self, given: Any) -> Any:
         if isinstance(given, int) and not isinstance(given, bool) and 1 <= given <= len(self.choices):
             return self.choices[given - 1]
