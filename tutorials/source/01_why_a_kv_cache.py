@@ -231,23 +231,23 @@ written == without.tokens[: len(written)]
 # the number of filled cells grows: the whole prompt in the first step, then one per step.
 
 # %%
+from workbench.events import Timeline
 from workbench.widgets import Stepper
 
-show = LLM(lesson01.tiny(), EngineConfig(num_blocks=8))
-show.add_request(prompt, SamplingParams(max_tokens=40, temperature=0))
-stepper = Stepper(show)
-while show.has_unfinished:
-    show.step()
-stepper
+llm = LLM(lesson01.tiny(), EngineConfig(num_blocks=8))
+timeline = Timeline(llm.bus)
+llm.generate("Once upon a time there was a king", SamplingParams(max_tokens=40, temperature=0))
+Stepper(timeline, step=1)
 
 # %% [markdown]
 # ## What the paper says, what we measured
 #
-# - "For the 13B parameter OPT model, the KV cache of a single token demands 800 KB of space, calculated as 2 (key and value
+# - For OPT-13B, "the KV cache of a single token demands 800 KB of space, calculated as 2 (key and value
 #   vectors) × 5120 (hidden state size) × 40 (number of layers) × 2 (bytes per FP16)" (section 3). Your function says the same:
 #   819,200 bytes are 800 times 1,024. (5,120 is 40 heads times 128.)
 # - One request of 2,048 tokens takes up to 1.6 GB there (section 3).
 # - Fig. 1: with a 13 B model on a 40 GB GPU about 65 % of the memory hold weights, and close to 30 % are left for KV caches.
+# - 7.0 requests at once is also what the paper measured with OPT-13B when each got room for the longest sequence (Fig. 13).
 # - Here: the same tokens with and without a cache, and the counts that you computed.
 #
 # ## Questions without end

@@ -25,8 +25,7 @@ from workbench.views.palette import LIGHT
 @functools.cache
 def plain_model() -> Any:
     """The bundled model as transformers loads it, without any of our memory: it has transformers' own KV cache."""
-    tiny()  # sets the number of threads
-    return AutoModelForCausalLM.from_pretrained(BUNDLED_DIR, local_files_only=True).eval()
+    return AutoModelForCausalLM.from_pretrained(BUNDLED_DIR, dtype=tiny().dtype, local_files_only=True).eval()
 
 
 def encode(text: str) -> list[int]:
