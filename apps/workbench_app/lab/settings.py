@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from workbench.workloads import DISTRIBUTIONS, LengthSource, uniform
 from workbench_app.lab.experiments import EXPERIMENTS, Experiment, Value
-from workbench_app.settings import SEED, SettingError
+from workbench_app.setting_checks import SettingError, integer, one_of
+from workbench_app.settings import SEED
 
 BLOCK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 POOL_TOKENS = (512, 768, 1024, 2048, 4096, 8192)
@@ -58,19 +59,11 @@ class LabSettings:
         return EXPERIMENTS[self.experiment]
 
 
-def _integer(field: str, value: object, limits: tuple[int, int]) -> int:
-    low, high = limits
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high or value != int(value):  # type: ignore[operator, call-overload]
-        raise SettingError(field, value, f"Allowed are whole numbers from {low:,} to {high:,}.")
-    return int(value)  # type: ignore[call-overload]
-
-
-def _one_of(field: str, value: object, choices: tuple[int, ...]) -> int:
-    number = _integer(field, value, (choices[0], choices[-1]))
-    if number not in choices:
+def _choice(field: str, value: object, choices: tuple[int, ...]) -> int:
+    found = integer(field, value, (choices[0], choices[-1]))
+    if found not in choices:
         raise SettingError(field, value, f"Allowed are {', '.join(f'{choice:,}' for choice in choices)}.")
-    return number
+    return found
 
 
 def _values(experiment: Experiment, chosen: object) -> tuple[Value, ...]:
@@ -100,19 +93,16 @@ def parse_lab(
     Raises:
         SettingError: with the field, the value, and what is allowed.
     """
-    if not isinstance(experiment, str) or experiment not in EXPERIMENTS:
-        raise SettingError("Experiment", experiment, f"Allowed are {', '.join(EXPERIMENTS)}.")
-    if not isinstance(lengths, str) or lengths not in LENGTHS:
-        raise SettingError("Lengths", lengths, f"Allowed are {', '.join(LENGTHS)}.")
+    name = one_of("Experiment", experiment, tuple(EXPERIMENTS))
     return LabSettings(
-        experiment=experiment,
-        values=_values(EXPERIMENTS[experiment], values),
-        requests=_integer("Requests", requests, REQUESTS),
-        lengths=lengths,
-        pool_tokens=_one_of("Pool size", pool_tokens, POOL_TOKENS),
-        block_size=_one_of("Block size", block_size, BLOCK_SIZES),
-        max_model_len=_one_of("Longest sequence", max_model_len, MODEL_LEN),
-        link_mb=_one_of("Link speed", link_mb, LINK_MB),
-        repetitions=_integer("Repetitions", repetitions, REPETITIONS),
-        seed=_integer("Seed", seed, SEED),
+        experiment=name,
+        values=_values(EXPERIMENTS[name], values),
+        requests=integer("Requests", requests, REQUESTS),
+        lengths=one_of("Lengths", lengths, tuple(LENGTHS)),
+        pool_tokens=_choice("Pool size", pool_tokens, POOL_TOKENS),
+        block_size=_choice("Block size", block_size, BLOCK_SIZES),
+        max_model_len=_choice("Longest sequence", max_model_len, MODEL_LEN),
+        link_mb=_choice("Link speed", link_mb, LINK_MB),
+        repetitions=integer("Repetitions", repetitions, REPETITIONS),
+        seed=integer("Seed", seed, SEED),
     )
