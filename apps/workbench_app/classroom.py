@@ -1,7 +1,8 @@
 """A run that many watch: a teacher shares it, and whoever has the code sees what the teacher sees.
 
 Who watches holds no place among the visitors and no slot of a queue: frames come over a stream of their own, and what
-they cost is made once for all who watch. Everybody's own tab "Compare" stays a sandbox beside it.
+they cost is made once for all who watch. A run goes on while somebody watches, but is closed when its owner has been
+away for long. Everybody's own tab "Compare" stays a sandbox beside it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from workbench_app.store import SessionStore
 from workbench_app.updates import encode
 
 _POLL_SECONDS = 0.05
+#: Most who watch one run at once.
+MAX_WATCHERS = 200
 #: A comment on the stream now and then, so that nothing on the way takes it for dead.
 _ALIVE_SECONDS = 15.0
 #: Letters and digits that nobody takes for others when they are read out.
@@ -38,9 +41,13 @@ class Broadcast:
         self._latest: tuple[int, dict] = (0, {})
         self._patch = ""
 
+    def newest(self) -> int:
+        """The newest frame's number. Asking is quick, and keeps the run going."""
+        return self.session.frame(touch=False)[0]
+
     def message(self, seen: int) -> tuple[int, str]:
         """The newest frame's number, and what somebody who has seen frame ``seen`` needs (nothing if that is it)."""
-        number, frame = self.session.frame()
+        number, frame = self.session.frame(touch=False)
         name = self.session.name
         with self._lock:
             if number > self._latest[0]:  # another thread may have got a newer one meanwhile
@@ -106,6 +113,9 @@ class Classroom:
         if broadcast is None:
             words = f"Code: {code[:40]!r} is not known. Allowed is the code of a run that is shared now."
             return JSONResponse({"error": words}, status_code=404)
+        if broadcast.watchers >= MAX_WATCHERS:
+            words = f"Watchers: {broadcast.watchers + 1} is not possible. At most {MAX_WATCHERS} can watch one run."
+            return JSONResponse({"error": words}, status_code=503)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(_stream(request, broadcast), media_type="text/event-stream", headers=headers)
 
@@ -115,7 +125,9 @@ async def _stream(request: Request, broadcast: Broadcast) -> AsyncIterator[str]:
     seen, quiet = -1, 0.0
     try:
         while not broadcast.session.closed:
-            number, text = await asyncio.to_thread(broadcast.message, seen)
+            text = ""
+            if broadcast.newest() != seen:
+                number, text = await asyncio.to_thread(broadcast.message, seen)
             if text:
                 yield f"data: {text}\n\n"  # JSON has no line breaks
                 seen, quiet = number, 0.0

@@ -51,7 +51,8 @@ class Session:
 
     Attributes:
         run_number: counts the runs of this session, so that the page knows when a new one has begun.
-        last_used: when somebody last did something or looked, by ``clock``.
+        last_used: when this visitor last did something or looked, by ``clock``.
+        last_watched: when somebody else last looked.
         preset: the preset that the settings came from, for links.
     """
 
@@ -87,7 +88,7 @@ class Session:
         self._epoch = secrets.token_hex(4)
         self.preset = ""
         self.run_number = 0
-        self.last_used = clock()
+        self.last_used = self.last_watched = clock()
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -115,15 +116,27 @@ class Session:
         """Whether the last step of a finished run is shown: there is nothing left to do."""
         return self._duel is not None and self._duel.done and self._cursor >= self._duel.last_step
 
-    def frame(self) -> tuple[int, dict[str, Any]]:
-        """The number of the latest frame, and the frame; empty before the first run. Looking keeps a run alive."""
-        self.last_used = self._clock()
+    def frame(self, touch: bool = True) -> tuple[int, dict[str, Any]]:
+        """The number of the latest frame, and the frame; empty before the first run.
+
+        Looking keeps a run going.
+
+        Args:
+            touch: it is this visitor who looks. Others do not keep the session from being closed as idle.
+        """
+        self.last_watched = self._clock()
+        if touch:
+            self.last_used = self.last_watched
         return self._latest
 
     def message(self, whole: bool = False) -> str:
         """The latest frame for this session's own tab: what has changed since the last call, or all of it."""
-        number, frame = self.frame()
-        return self._updates.message(self.name(number), frame, whole)
+
+        def latest() -> tuple[str, dict[str, Any]]:
+            number, frame = self.frame()
+            return self.name(number), frame
+
+        return self._updates.message(latest, whole)
 
     def name(self, number: int) -> str:
         """A name for a frame that no frame of any session has."""
@@ -326,7 +339,8 @@ class Session:
                     if now >= next_frame:
                         self._build()
                         next_frame = now + 1 / (FRAMES_PER_SECOND if self._follows else _FRAMES_WHILE_LOOKING_BACK)
-                if self._clock() - self.last_used > UNWATCHED_SECONDS or self._is_spent():
+                seen = max(self.last_used, self.last_watched)
+                if self._clock() - seen > UNWATCHED_SECONDS or self._is_spent():
                     break
                 due = worker.wait(due, lambda: self._speed)
         except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from workbench.views.delta import diff
@@ -20,13 +21,16 @@ class Updates:
         self._lock = threading.Lock()
         self._sent: tuple[str, dict[str, Any]] | None = None
 
-    def message(self, name: str, frame: dict[str, Any], whole: bool = False) -> str:
-        """The JSON text of a frame, whose name no other frame has.
+    def message(self, latest: Callable[[], tuple[str, dict[str, Any]]], whole: bool = False) -> str:
+        """The JSON text of the latest frame.
 
         Args:
+            latest: gives the frame, and a name that no other has. It is called in turn, so that of two threads the
+                later one never sends the older frame.
             whole: not as a change.
         """
         with self._lock:
+            name, frame = latest()
             sent, self._sent = self._sent, (name, frame)
         if whole or sent is None:
             return encode({"id": name, "frame": frame})

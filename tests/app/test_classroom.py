@@ -11,9 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
+from tests.app.conftest import Clock
 from workbench.models import LoadedModel
 from workbench.views.delta import patch
+from workbench_app import classroom as classroom_module
 from workbench_app.classroom import Classroom, _stream
 from workbench_app.settings import Settings
 from workbench_app.store import SessionStore
@@ -106,6 +110,37 @@ def test_what_is_shared_is_made_once(store: SessionStore, small: Settings) -> No
     session.forward()
     assert "frame" in json.loads(broadcast.message(seen)[1])  # too far behind for a change
     assert number > seen
+
+
+def test_watching_keeps_a_run_going_and_no_session_open(tiny: LoadedModel, small: Settings) -> None:
+    clock = Clock()
+    store = SessionStore(lambda: tiny, clock=clock, idle_seconds=100)
+    session = store.get("teacher")
+    session.prepare(small)
+    classroom = Classroom(store)
+    broadcast = classroom.find(classroom.share("teacher"))
+    assert broadcast is not None
+    session.start(speed=4)
+    for clock.now in range(0, 40, 4):
+        broadcast.newest()
+        time.sleep(0.03)
+    assert session.running
+    clock.now = 101
+    broadcast.message(-1)
+    assert store.reap() == 1
+    store.close()
+
+
+def test_more_watchers_than_a_run_may_have_are_told_so(
+    store: SessionStore, small: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classroom_module, "MAX_WATCHERS", 0)
+    classroom = Classroom(store)
+    store.get("teacher").prepare(small)
+    with TestClient(Starlette(routes=classroom.routes())) as client:
+        answer = client.get(f"/kvw/watch/{classroom.share('teacher')}")
+    assert answer.status_code == 503
+    assert answer.json()["error"] == "Watchers: 1 is not possible. At most 0 can watch one run."
 
 
 def test_nothing_to_share(store: SessionStore) -> None:

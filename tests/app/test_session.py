@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +17,7 @@ from workbench.models import LoadedModel
 from workbench_app.session import Session, SessionClosedError
 from workbench_app.settings import Limits, SettingError, Settings
 from workbench_app.store import ServerFullError, SessionStore
+from workbench_app.updates import Updates
 
 Wait = Callable[..., None]
 
@@ -151,6 +154,27 @@ def test_a_run_that_nobody_watches_pauses(tiny: LoadedModel, small: Settings, wa
     wait(lambda: not session.running)
     assert not session.at_end
     session.close()
+
+
+def test_of_two_messages_the_later_has_the_newer_frame() -> None:
+    """Though the first thread was held up in between."""
+    updates, reads, release = Updates(), threading.Event(), threading.Event()
+    frames = iter([("1", {"step": 1}), ("2", {"step": 2})])
+
+    def slow() -> tuple[str, dict[str, Any]]:
+        frame = next(frames)
+        reads.set()
+        assert release.wait(10)
+        return frame
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(updates.message, slow)
+        assert reads.wait(10)
+        second = threads.submit(updates.message, lambda: next(frames))
+        assert not second.done()
+        release.set()
+        assert json.loads(first.result(10))["id"] == "1"
+        assert json.loads(second.result(10))["base"] == "1"
 
 
 def test_the_run_goes_on_while_somebody_looks_back(session: Session, small: Settings, wait: Wait) -> None:
