@@ -57,9 +57,11 @@ class Film:
         """``/kvw/film``: JSON, see `workbench_app.recorded.make_film`."""
 
         async def answer(request: Request) -> Response:
-            if not self.exists:
+            packed = self._packed
+            if packed is None and not self.exists:
                 return JSONResponse({"error": "the recordings are missing: run `workbench gallery`"}, status_code=404)
-            packed = await asyncio.to_thread(self.packed)
+            if packed is None:
+                packed = await asyncio.to_thread(self.packed)
             headers = {"Content-Encoding": "gzip", "Cache-Control": "no-cache"}
             return Response(packed, media_type="application/json", headers=headers)
 

@@ -63,6 +63,14 @@ def test_it_is_served_packed() -> None:
         assert answer.json()["pace"] > 0
 
 
+def test_once_it_is_made_no_thread_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    film = Film()
+    packed = film.packed()
+    monkeypatch.setattr(film, "packed", None)  # calling it would fail
+    with TestClient(Starlette(routes=[film.route()])) as client:
+        assert client.get("/kvw/film").content == gzip.decompress(packed)
+
+
 def test_a_film_is_small() -> None:
     with Recording.open(path_of(FILM[0])) as paged, Recording.open(path_of(FILM[1])) as contiguous:
         film = make_film(RecordedDuel(paged, contiguous))
