@@ -65,6 +65,17 @@ def test_the_engine_loads_no_front_end_and_events_load_no_torch() -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_the_course_knows_nothing_of_the_app_and_is_built_without_torch() -> None:
+    for path in [*ROOT.glob("workbench/course/**/*.py"), *ROOT.glob("workbench/widgets/**/*.py")]:
+        assert not any(name.split(".")[0] == "workbench_app" for name in imports(path)), path
+    code = (
+        "import sys, workbench.course.build, workbench.commands.learn, workbench.course.checking; "
+        f"found = {FRONT_ENDS | {'torch'}!r} & set(sys.modules); assert not found, found"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_nothing_unpickles_or_trusts_remote_code() -> None:
     for path in [*ROOT.glob("workbench/**/*.py"), *ROOT.glob("apps/**/*.py"), *ROOT.glob("kernels/**/*.py")]:
         source = path.read_text(encoding="utf-8")

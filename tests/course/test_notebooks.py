@@ -34,11 +34,12 @@ def test_a_lesson(name: str, capsys: pytest.CaptureFixture[str]) -> None:
         start = time.perf_counter() - began
         runs = {version: run_version(python, COURSE, name, version) for version in VERSIONS}
     found = {version: faults(run, version) for version, run in runs.items()}
-    times = ", ".join(f"{version} {run.seconds:.1f} s" for version, run in runs.items())
+    words = [f"{version} {run.seconds:.1f} s ({run.cpu_seconds:.1f} s of CPU)" for version, run in runs.items()]
     with capsys.disabled():
-        print(f"\n{name}: kernel {start:.1f} s, {times}")
+        print(f"\n{name}: kernel {start:.1f} s, {', '.join(words)}")
     assert found == {version: [] for version in VERSIONS}
-    assert max(run.seconds for run in runs.values()) < LIMIT_SECONDS
+    # Of CPU time, which other work on the machine does not change.
+    assert max(run.cpu_seconds for run in runs.values()) < LIMIT_SECONDS
 
 
 def test_versions_run_in_one_kernel_without_knowing_of_each_other(tmp_path: Path) -> None:

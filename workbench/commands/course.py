@@ -65,7 +65,7 @@ def _run(folder: Path, lessons: list[str], timeout: int) -> int:
                 passed = sum(outcome.passed for outcome in run.verdicts.values())
                 slowest = ", ".join(f"cell {index} {seconds:.1f} s" for index, seconds in run.slowest[:2])
                 print(
-                    f"{name} {version}: {run.seconds:.1f} s (slowest: {slowest}), "
+                    f"{name} {version}: {run.seconds:.1f} s, {run.cpu_seconds:.1f} s of CPU (slowest: {slowest}), "
                     f"{passed} of {len(run.verdicts)} checks passed"
                 )
                 total += run.seconds

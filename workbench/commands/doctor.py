@@ -9,10 +9,21 @@ import platform
 import shutil
 import time
 
-_PACKAGES = ("torch", "triton", "transformers", "tokenizers", "msgspec", "numpy", "gradio", "plotly", "ipywidgets")
+_PACKAGES = (
+    "torch",
+    "triton",
+    "transformers",
+    "tokenizers",
+    "msgspec",
+    "numpy",
+    "gradio",
+    "plotly",
+    "ipywidgets",
+    "jupyterlab",
+)
 
-#: Triton is for GPUs, and for the tests of its kernels; the notebooks will need ipywidgets.
-_OPTIONAL = ("triton", "ipywidgets")
+#: Triton is for GPUs, and for the tests of its kernels; the course's notebooks need the others.
+_OPTIONAL = ("triton", "ipywidgets", "jupyterlab")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ from workbench.course.session import start_again
 start_again()
 del os, sys, refuse_network, start_again
 """
+_CPU = "import time as _time\nprint(_time.process_time())"
 _COLLECT = "from workbench.course.session import progress as _progress\nprint(_progress().to_json())"
 _ROOT = Path(workbench.__file__).parent.parent
 
@@ -62,6 +63,7 @@ class Run:
     Attributes:
         notebook: with outputs (nbformat 4.5).
         seconds: from the first cell's start to the last one's end.
+        cpu_seconds: what the kernel computed meanwhile: the same on a busy machine as on an idle one.
         slowest: (index from 1, seconds) of the slowest code cells, slowest first.
         errors: cells that raised; the others ran nevertheless.
         verdicts: by exercise ("3.1") or question ("quiz 3, seed 7").
@@ -70,6 +72,7 @@ class Run:
     name: str
     notebook: Any
     seconds: float
+    cpu_seconds: float
     slowest: list[tuple[int, float]]
     errors: list[CellError]
     verdicts: dict[str, Outcome]
@@ -89,6 +92,7 @@ class Kernel:
         """
         self.ask("get_ipython().run_line_magic('reset', '-f')")
         self.ask(_PREPARE.format(folder=str(folder), paths=_paths()) + before)
+        used = float(self.ask(_CPU))
         began = time.perf_counter()
         errors: list[CellError] = []
         times: list[tuple[int, float]] = []
@@ -107,9 +111,10 @@ class Kernel:
                 if out.output_type == "error"
             ]
         seconds = time.perf_counter() - began
+        used = float(self.ask(_CPU)) - used
         # The notebook's own `progress` may be anything by now.
         verdicts = {key: Outcome(**value) for key, value in json.loads(self.ask(_COLLECT)).items()}
-        return Run(name, notebook, seconds, sorted(times, key=lambda t: -t[1]), errors, verdicts)
+        return Run(name, notebook, seconds, used, sorted(times, key=lambda t: -t[1]), errors, verdicts)
 
     def _execute(self, cell: Any, index: int, name: str) -> None:
         from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -169,13 +174,14 @@ def kernel(timeout: int = 120, variables: Mapping[str, str] | None = None) -> It
     )
     # No folder of kernels is looked into: a "python3" that the user has installed may be another Python.
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
-    if os.name == "posix":
-        manager.transport = "ipc"
     client = NotebookClient(
         nbformat.v4.new_notebook(), km=manager, timeout=timeout, allow_errors=True, store_widget_state=False
     )
-    with tempfile.TemporaryDirectory() as history:
-        environment["IPYTHONDIR"] = history
+    with tempfile.TemporaryDirectory() as folder:
+        environment["IPYTHONDIR"] = folder
+        manager.connection_file = str(Path(folder) / "kernel.json")
+        if os.name == "posix":
+            manager.transport = "ipc"
         with client.setup_kernel(env=environment):
             yield Kernel(client)
 
