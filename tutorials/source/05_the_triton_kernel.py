@@ -167,6 +167,7 @@ def attend_page(q_ptr, k_ptr, v_ptr, out_ptr, page, count, scale, BLOCK_SIZE: tl
     ### END SOLUTION
 
 
+# %%
 check("5.4", attend_page)
 
 # %% [markdown]
