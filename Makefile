@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # More arguments for pip, such as an index with CPU builds of torch: make app PIP_ARGS="--extra-index-url ..."
 PIP_ARGS ?=
+# Tests that run at the same time.
+WORKERS ?= 2
 # More arguments for pytest: make test ARGS="-k sampler -x"
 ARGS ?=
 
@@ -19,7 +21,7 @@ help:
 	@echo "make app        open the live comparison of paged and contiguous KV memory"
 	@echo "make learn      open the course's notebooks in JupyterLab"
 	@echo "make course     render the course with its outputs into build/course"
-	@echo "make test       run all tests (about 6 minutes on 2 cores)"
+	@echo "make test       run all tests (about 10 minutes on 2 cores)"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff rewrite the code"
 	@echo "make test-gpu   the tests that need a CUDA device, with the Python that has it: PYTHON=..."
@@ -61,7 +63,8 @@ course: $(VENV)/.course
 	$(BIN)/workbench course html $(ARGS)
 
 test: $(VENV)/.browser
-	REQUIRE_BROWSER=1 $(BIN)/python -m pytest $(ARGS)
+	REQUIRE_BROWSER=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone" $(ARGS)
+	REQUIRE_BROWSER=1 $(BIN)/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]  # 5: ARGS leave none of these
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

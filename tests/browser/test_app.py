@@ -96,6 +96,7 @@ def test_a_preset_runs_to_its_end(app: App, tab: Tab) -> None:
     assert page.locator("[data-role=step-words]").inner_text() == f"Step {step - 1} of {frame['last']}"
 
 
+@pytest.mark.alone
 def test_updates_per_second_while_both_engines_run(tab: Tab) -> None:
     page = tab.page
     fast(tab)

@@ -13,7 +13,7 @@ from workbench.views.payload import map_constants, map_payload
 from workbench.views.replay_html import PLOTLY_JS
 from workbench.views.scripts import MAP_SCRIPTS, STATIC
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.alone]
 
 PAGES = 100_000
 _HOLDER = '<div class="kvw-viewer"><div id="map" class="kvw-map" style="width: 900px"></div><p id="detail"></p></div>'
