@@ -50,6 +50,8 @@ def _without(trace: dict[str, Any]) -> dict[str, Any]:
 
 
 def same(left: Any, right: Any) -> bool:
+    if isinstance(right, tuple | list) and len(right) == 1 and right[0] is None:
+        right = [np.nan]  # how the widget has it
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
         return np.array_equal(np.asarray(left), np.asarray(right), equal_nan=np.asarray(left).dtype.kind == "f")
     if isinstance(left, dict) and isinstance(right, dict):
@@ -236,10 +238,7 @@ def test_without_a_front_end_it_is_a_figure_with_words(history: Timeline) -> Non
     assert "application/vnd.jupyter.widget-view+json" not in bundle
     assert bundle["text/plain"].startswith("Step 5. After step 5: of 40 pages")
     assert "  step 5 begins" in bundle["text/plain"]
-    assert same(
-        [t.to_plotly_json() for t in stepper.figure(3).data],
-        [t.to_plotly_json() for t in page_map_view(history.state_at(3)).figure.data],
-    )
+    assert stepper.figure(3).to_json() == page_map_view(history.state_at(3)).figure.to_json()
     assert len(json.dumps(stepper.rendered.page_map.to_json())) < 60_000
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 #: What belongs to the trace in the widget, not to the figure.
@@ -35,7 +36,7 @@ class FigureSlot:
         if new:
             first = len(self.widget.data)
             self._places |= {key: first + place for place, key in enumerate(new)}
-            self.widget.add_traces([wanted[key] for key in new])
+            self.widget.add_traces([_plain(wanted[key]) for key in new])
             self._listen(first)
         rank = {key: 1000 + place for place, key in enumerate(wanted)}
         layout = _plain(figure.layout)
@@ -72,6 +73,9 @@ def _keyed(figure: go.Figure) -> dict[tuple[str, str, int], Any]:
 
 def _plain(part: Any) -> dict[str, Any]:
     result: dict[str, Any] = part.to_plotly_json()
+    for name in ("x", "y"):
+        if name in result and len(result[name]) == 1 and result[name][0] is None:
+            result[name] = np.full(1, np.nan)  # a lone None would arrive as no data at all, and without a legend entry
     return result
 
 

@@ -63,8 +63,26 @@ function render({ model, el }) {
       if (!inner || inner === box) box.focus({ preventScroll: true });
     });
 
-    label(box);
-    const changes = new MutationObserver(() => label(box));
+    // Plotly measures its place when it is made, and when the window changes: here, other things change it, too.
+    const known = new WeakSet();
+    let asked = 0;
+    const resized = () => {
+      clearTimeout(asked);
+      asked = setTimeout(() => window.dispatchEvent(new Event("resize")), 60);
+    };
+    const sizes = new ResizeObserver(resized);
+    stops.push(() => { clearTimeout(asked); sizes.disconnect(); });
+    const measure = () => {
+      for (const part of box.querySelectorAll(".kvw-figure, .kvw-figure .js-plotly-plot")) {
+        if (known.has(part)) continue;
+        known.add(part);
+        if (part.classList.contains("kvw-figure")) sizes.observe(part);
+        resized();
+      }
+    };
+    const tidy = () => { label(box); measure(); };
+    tidy();
+    const changes = new MutationObserver(tidy);
     changes.observe(box, { childList: true, subtree: true });
     stops.push(() => changes.disconnect());
 
