@@ -136,7 +136,9 @@ def _frame(source: Source, step: int, sequence: int | None) -> tuple[int, dict[s
 def view_answer(source: Source, name: str, query: Mapping[str, str]) -> bytes:
     """A picture, as of `View.to_json`."""
     asked = read_asked(source, query)
-    key = name, asked, 0 if isinstance(source.history, Recording) else source.history.last_step
+    history = source.history
+    age = () if isinstance(history, Recording) else (history.last_step, history.num_batches)
+    key = name, asked, age
     kept = source.views.get(key)
     if isinstance(kept, bytes):
         return kept

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from workbench.events import PageMap
+from workbench.events.kvtrace import RecordingError
 from workbench.events.types import Tier
 from workbench.views.block_table import block_table_view
 from workbench.views.block_tables import block_tables_view
@@ -101,13 +102,28 @@ def make_view(source: Source, name: str, asked: Asked) -> View:
 
     Raises:
         ExploreError: there is none of that name, or it can't show what is asked for.
+        RecordingError: what it takes is damaged.
     """
     if name not in VIEWS:
         raise ExploreError(404, "View", name, f"Allowed are {', '.join(VIEWS)}.")
     try:
         return VIEWS[name](source, asked)
-    except (ValueError, KeyError, IndexError) as error:
+    except RecordingError:
+        raise
+    except (KeyError, IndexError) as error:
+        field, value = _named(asked)
+        words = f"The request or page of this picture is not there at step {asked.step}."
+        raise ExploreError(400, field, value, words) from error
+    except ValueError as error:
         raise ExploreError(400, "View", name, f"{error}.") from error
+
+
+def _named(asked: Asked) -> tuple[str, int]:
+    """The field that says whom or what a picture shows, and its value."""
+    for field, value in (("request", asked.request), ("page", asked.page), ("sequence", asked.sequence)):
+        if value is not None:
+            return field, value
+    return "step", asked.step
 
 
 def _state(source: Source, asked: Asked) -> PageMap:

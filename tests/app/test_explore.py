@@ -7,16 +7,20 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import plotly.graph_objects as go
 import pytest
 
 from tests.app.conftest import Clock
 from workbench import LLM, EngineConfig, SamplingParams
 from workbench.events import EventBus, Recorder, Recording
+from workbench.events.kvtrace import RecordingError
 from workbench.events.timeline import Timeline
-from workbench.events.types import ModelGeometry, RunStarted
+from workbench.events.types import ModelGeometry, RunFinished, RunStarted
 from workbench.models import LoadedModel
-from workbench_app.explore import ByteCache, ExploreStore, clean_name
+from workbench.views.view import Table, View
+from workbench_app.explore import ByteCache, ExploreStore, Source, clean_name
 from workbench_app.explore_answers import frame_answer, meta_answer, view_answer
+from workbench_app.explore_views import VIEWS, Asked
 from workbench_app.exports import KINDS, export
 from workbench_app.gallery import path_of
 from workbench_app.limits import ExploreError, Limits
@@ -150,6 +154,47 @@ def test_a_live_run_grows_while_it_is_explored(store: ExploreStore, tiny: Loaded
     with pytest.raises(ExploreError):
         store.get(key)
     assert timeline.state_at(3).step == 3  # it belongs to whoever registered it
+
+
+def test_a_picture_of_a_live_run_takes_late_events_of_its_step_into_account(
+    store: ExploreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(source: Source, asked: Asked) -> View:
+        return View(go.Figure(), f"{len(source.history.events(asked.step))} events", Table([], []))
+
+    monkeypatch.setitem(VIEWS, "flow", draw)
+    bus = EventBus()
+    with Timeline(bus) as timeline:
+        source = store.get(store.register_live(timeline, "Live", ""))
+        for count in (1, 2):
+            bus.emit(RunFinished())
+            bus.flush()
+            for _ in range(2):
+                assert f'"{count} events"'.encode() in view_answer(source, "flow", {})
+
+
+@pytest.mark.parametrize(
+    ("error", "query", "words"),
+    [
+        (KeyError(7), {"request": "7"}, "request: 7 is not possible. The request or page of this picture is not there"),
+        (IndexError(), {"page": "9"}, "page: 9 is not possible. .* at step 40"),
+        (IndexError(), {}, "step: 40 is not possible"),
+        (ValueError("page=3: must be 2"), {"page": "3"}, "View: 'flow' is not possible. page=3: must be 2."),
+    ],
+)
+def test_what_a_picture_can_not_show_is_named(
+    store: ExploreStore, monkeypatch: pytest.MonkeyPatch, error: Exception, query: dict[str, str], words: str
+) -> None:
+    def fail(source: Source, asked: Asked) -> View:
+        raise error
+
+    monkeypatch.setitem(VIEWS, "flow", fail)
+    source = store.get(store.open_bundled("samples"))
+    with pytest.raises(ExploreError, match=words):
+        view_answer(source, "flow", {"step": "40", **query})
+    error = RecordingError("frame 7 is damaged")
+    with pytest.raises(RecordingError, match="frame 7"):
+        view_answer(source, "flow", {"step": "40", **query})
 
 
 def test_a_cache_is_bounded_by_size() -> None:

@@ -107,6 +107,12 @@ class History(ABC):
             return self.last_step - self.first_step
 
     @property
+    def num_batches(self) -> int:
+        """Batches that are here. A growing history may get more that carry its last step."""
+        with self._lock:
+            return len(self._batch_steps)
+
+    @property
     def initial(self) -> PageMap:
         """The snapshot that the first batch builds on."""
         with self._lock:
