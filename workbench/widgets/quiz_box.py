@@ -106,12 +106,12 @@ class QuizBox:
         self._said.value = f'<div role="status">{_html(self.question.solution())}</div>'
 
     def _next(self) -> None:
-        if self._make is not None:
-            self.question = self._make(self.seed + 1)
-            self.seed = int(getattr(self.question, "seed", self.seed + 1))
-        else:
-            self.question = self.question.next()  # type: ignore[attr-defined]
-            self.seed = int(getattr(self.question, "seed", self.seed + 1))
+        try:
+            self.question = self._make(self.seed + 1) if self._make is not None else self.question.next()  # type: ignore[attr-defined]
+        except ValueError as error:  # a question of no lesson
+            self._said.value = _plain_html(str(error))
+            return
+        self.seed = int(getattr(self.question, "seed", self.seed + 1))
         self._show()
 
     def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> Any:
