@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +25,7 @@ from workbench_app.words import message
 _POLL_SECONDS = 0.02
 _LINE_SECONDS = 0.5
 _NO_RUN = "There is no run here: press Run or Step. (A run that nobody uses is closed after a while.)"
+_TABS_LOCK = threading.Lock()
 #: What choosing a preset leaves as it is: these are the visitor's own.
 KEPT = ("policy", "seed")
 _CHANGED = "Settings have changed: Run or Step starts a new run with them."
@@ -47,6 +50,19 @@ def _explained() -> Iterator[None]:
         raise gr.Error(f"Pool size: {error}", title="Not enough memory", print_exception=False) from error
 
 
+class RecentTabs(OrderedDict[str, int]):
+    """A number for each tab. Those that nothing was heard of for longest are forgotten: a tab need not say goodbye."""
+
+    most = 10_000
+
+    def __setitem__(self, key: str, value: int) -> None:
+        with _TABS_LOCK:
+            super().__setitem__(key, value)
+            self.move_to_end(key)
+            if len(self) > self.most:
+                del self[next(iter(self))]
+
+
 class Handlers:
     """The page's events. Every method returns new values for the stage and for the line of hints."""
 
@@ -54,9 +70,7 @@ class Handlers:
         self.store = services.sessions
         self._classroom = services.classroom
         self._plays_film = services.film.exists
-        self._watchers: dict[str, int] = {}
-        self._pauses: dict[str, int] = {}
-        self._targets: dict[str, int] = {}
+        self._watchers, self._pauses, self._targets = RecentTabs(), RecentTabs(), RecentTabs()
 
     def _parse(self, fields: tuple[Any, ...]) -> Settings:
         with _explained():
@@ -105,7 +119,8 @@ class Handlers:
             if self._watchers.get(key) != me or self._pauses.get(key, 0) != pauses:
                 yield gr.skip(), "Not waiting any more: press Run to ask for a place again."
                 return
-            session = await asyncio.to_thread(begin)
+            with self.store.asking(key):
+                session = await asyncio.to_thread(begin)
         shown = -1
         while self._watchers.get(key) == me:
             was_running = session.running

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from workbench_app.runs import Registry
@@ -127,6 +129,20 @@ class SessionStore:
                 self._sessions[key] = session
                 self._start_reaper()
             return session
+
+    @contextmanager
+    def asking(self, key: str) -> Iterator[None]:
+        """Around a call of `get`: a tab that has a place in the line keeps it, however long it waits for a thread."""
+        self._stay_in_line(key, math.inf)
+        try:
+            yield
+        finally:
+            self._stay_in_line(key, self._clock())
+
+    def _stay_in_line(self, key: str, until: float) -> None:
+        with self._lock:
+            if key in self._line:
+                self._line[key] = until
 
     def _wait_in_line(self, key: str) -> None:
         """Returns if there is a place for this tab. The lock is held."""

@@ -15,7 +15,7 @@ from gradio_client.exceptions import AppError
 
 from workbench.models import LoadedModel
 from workbench.views.delta import patch
-from workbench_app.handlers import Handlers, choose_preset
+from workbench_app.handlers import Handlers, RecentTabs, choose_preset
 from workbench_app.main import build, launch_options, make_services
 from workbench_app.services import Services
 
@@ -68,6 +68,14 @@ def test_run_yields_frames_to_the_end(services: Services) -> None:
     assert frames[-1]["state"] == "Finished"
     assert [f["running"] for f in frames].count(False) == 1
     assert frames[-1]["badge"]["words"] == "Outputs equal: 16 of 16 tokens compared (final)"
+
+
+def test_tabs_that_say_no_goodbye_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RecentTabs, "most", 2)
+    tabs = RecentTabs()
+    for name in ("a", "b", "a", "c"):
+        tabs[name] = tabs.get(name, 0) + 1
+    assert dict(tabs) == {"a": 2, "c": 1}
 
 
 def test_pause_ends_the_generator(services: Services) -> None:

@@ -355,6 +355,29 @@ def test_who_comes_too_late_waits_in_line(tiny: LoadedModel) -> None:
     store.close()
 
 
+def test_a_place_in_line_is_kept_while_its_owner_asks(tiny: LoadedModel) -> None:
+    """The threads may all be busy for long."""
+    clock = Clock()
+    store = SessionStore(lambda: tiny, max_sessions=1, clock=clock)
+    store.get("a")
+    for name in ("b", "c"):
+        with pytest.raises(ServerFullError):
+            store.get(name)
+    with store.asking("b"):
+        clock.now = 30.0
+        assert store.waiting == 1
+        with pytest.raises(ServerFullError, match="You are next"):
+            store.get("b")
+        clock.now = 34.0
+    clock.now = 38.0
+    assert store.waiting == 1
+    clock.now = 40.0
+    assert store.waiting == 0
+    with store.asking("d"):  # who has no place gets none by this
+        assert store.waiting == 0
+    store.close()
+
+
 def test_idle_sessions_are_reaped(tiny: LoadedModel, small: Settings) -> None:
     clock = Clock()
     store = SessionStore(lambda: tiny, idle_seconds=600, clock=clock)
