@@ -10,7 +10,7 @@ pytest.importorskip("triton", reason="needs triton")
 
 from tests.course.solutions import solutions
 from workbench.course import check, quiz
-from workbench.course.lessons import lesson05, triton_puzzles
+from workbench.course.lessons import lesson05, triton_grading, triton_pictures, triton_puzzles
 from workbench.course.lessons.lesson05 import scene_of, tl, triton
 from workbench.course.lessons.paged_scene import make_scene
 
@@ -379,7 +379,8 @@ def test_without_triton_the_lesson_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     @missing.jit
     def kernel(cache_ptr: Any, BLOCK_SIZE: missing.constexpr) -> None: ...
 
-    monkeypatch.setattr(lesson05, "HAS_TRITON", False)
+    monkeypatch.setattr(triton_grading, "HAS_TRITON", False)
+    monkeypatch.setattr(triton_pictures, "HAS_TRITON", False)
     verdict = check("5.1", kernel)
     assert not verdict.passed
     assert "not installed" in verdict.message

@@ -1,11 +1,12 @@
 # %% [markdown]
 # # 4. Attention over pages
 #
-# In lesson 3 a sequence's keys and values came to lie on pages that are anywhere in the pool. Attention needs all of them, in every
-# step, for every layer. **Must we first copy them together?**
+# In lesson 3 a sequence's keys and values came to lie on pages that are anywhere in the pool. Attention needs all of
+# them, in every step, for every layer. **Must we first copy them together?**
 #
-# In this lesson you write attention over pages in plain torch, four times, each time with less memory: with a copy, with a
-# loop, with a sum that needs only one page at a time, and in parts that can be computed apart. Lesson 5 makes a GPU kernel of it.
+# In this lesson you write attention over pages in plain torch, four times, each time with less memory: with a copy,
+# with a loop, with a sum that needs only one page at a time, and in parts that can be computed apart. Lesson 5 makes a
+# GPU kernel of it.
 #
 # *You need:* lessons 1 to 3 (KV cache, page, block table), and softmax. *Time:* about 35 minutes.
 
@@ -22,8 +23,8 @@ torch.set_num_threads(1)  # small tensors: more threads only get in each other's
 # %% [markdown]
 # ## One query, keys side by side
 #
-# To have less in sight we look at one layer and one head. The newest token has a query `q`, a vector of `dim` numbers. Every token
-# so far, itself included, has a key and a value, vectors of `dim` numbers too. Attention is three lines:
+# To have less in sight we look at one layer and one head. The newest token has a query `q`, a vector of `dim` numbers.
+# Every token so far, itself included, has a key and a value, vectors of `dim` numbers too. Attention is three lines:
 #
 # 1. *scores*: the product of `q` with every key, divided by the root of `dim`;
 # 2. *weights*: the softmax of the scores: they are positive and add up to 1;
@@ -66,11 +67,12 @@ print("sequence", sequence, "has", length, "tokens; block table", table)
 # %% [markdown]
 # ## Copy them together?
 #
-# The simplest way is to gather: copy the sequence's keys and values from their pages to one tensor, then do the three lines. It
-# costs a copy of all keys and values, in every step.
+# The simplest way is to gather: copy the sequence's keys and values from their pages to one tensor, then do the three
+# lines. It costs a copy of all keys and values, in every step.
 #
-# **Predict:** The bundled model has 6 layers, and in each of them 2 heads that have keys and values of 64 numbers, 4 bytes each. A
-# sequence has 1,000 tokens. How many MB are copied to write *one* more token? Type your guess instead of `None`.
+# **Predict:** The bundled model has 6 layers, and in each of them 2 heads that have keys and values of 64 numbers, 4
+# bytes each. A sequence has 1,000 tokens. How many MB are copied to write *one* more token? Type your guess instead of
+# `None`.
 
 # %%
 predict("4.a", None, unit="MB")
@@ -82,13 +84,14 @@ per_token = 2 * 6 * k_cache[0, 0].numel() * k_cache.element_size()
 reveal("4.a", 1000 * per_token / 1e6, unit="MB", how="computed")
 
 # %% [markdown]
-# For each token we would read the whole cache once, write it, and read it again. On a GPU a decode step takes as long as it takes to
-# read the cache; so with the copy it takes about three times as long. Still, the copy is a good beginning, because everything
-# else can be compared with it.
+# For each token we would read the whole cache once, write it, and read it again. On a GPU a decode step takes as long
+# as it takes to read the cache; so with the copy it takes about three times as long. Still, the copy is a good
+# beginning, because everything else can be compared with it.
 #
-# **Exercise 4.1.** `cache` is `[num_pages, block_size, dim]`, `table` a tensor with the numbers of the sequence's pages in order (perhaps
-# with entries too many at its end). Return the sequence's first `length` keys, `[length, dim]`. The checks use random lengths and
-# pages in random order; slots that hold no token of the sequence are full of NaN (*not a number*), so that taking one is noticed.
+# **Exercise 4.1.** `cache` is `[num_pages, block_size, dim]`, `table` a tensor with the numbers of the sequence's
+# pages in order (perhaps with entries too many at its end). Return the sequence's first `length` keys, `[length,
+# dim]`. The checks use random lengths and pages in random order; slots that hold no token of the sequence are full of
+# NaN (*not a number*), so that taking one is noticed.
 
 # %%
 def gather(cache, table, length):
@@ -105,8 +108,8 @@ check("4.1", gather)
 # %% [markdown]
 # Stuck? `hint("4.1")` gives a hint, and each further call one more.
 #
-# Does it work on the engine's own memory? We run the same requests in contiguous memory (lesson 2), where a sequence's keys
-# do lie side by side, and compare.
+# Does it work on the engine's own memory? We run the same requests in contiguous memory (lesson 2), where a sequence's
+# keys do lie side by side, and compare.
 
 # %%
 twin = lesson04.short_run(seed=1, steps=16, block_size=8, num_blocks=24, memory="contiguous", reservation="oracle")
@@ -120,11 +123,11 @@ except NotImplementedError:
 # %% [markdown]
 # ## A loop over pages
 #
-# To compute scores we don't need the keys together: a page at a time will do. The same holds for adding up the values. Only
-# the softmax in between needs all scores at once; but a score is one number, and a key is `dim` of them.
+# To compute scores we don't need the keys together: a page at a time will do. The same holds for adding up the values.
+# Only the softmax in between needs all scores at once; but a score is one number, and a key is `dim` of them.
 #
-# **Exercise 4.2.** Attention of one query over pages, without gathering keys or values: scores page by page, one softmax,
-# values page by page. Mind the last page: it need not be full.
+# **Exercise 4.2.** Attention of one query over pages, without gathering keys or values: scores page by page, one
+# softmax, values page by page. Mind the last page: it need not be full.
 
 # %%
 def attend_pages(q, k_cache, v_cache, table, length):
@@ -141,13 +144,13 @@ def attend_pages(q, k_cache, v_cache, table, length):
 check("4.2", attend_pages)
 
 # %% [markdown]
-# If your output was NaN: a weight of 0 does not help against a slot that holds NaN, since 0 x NaN is NaN. In a real pool such slots
-# hold what the page's last user left there. They must be left out, not multiplied by 0.
+# If your output was NaN: a weight of 0 does not help against a slot that holds NaN, since 0 x NaN is NaN. In a real
+# pool such slots hold what the page's last user left there. They must be left out, not multiplied by 0.
 #
 # ## A softmax that never sees everything
 #
-# With a million tokens even the scores are many, and a GPU's fast memory is small. Can the softmax itself go page by page?
-# Its formula is exp(score) / (sum of all exp(score)). A sum can be built up page by page. But there is a catch.
+# With a million tokens even the scores are many, and a GPU's fast memory is small. Can the softmax itself go page by
+# page? Its formula is exp(score) / (sum of all exp(score)). A sum can be built up page by page. But there is a catch.
 #
 # **Predict:** `exp` grows fast. What is the largest whole number whose `exp` still fits in a float32?
 
@@ -159,22 +162,23 @@ whole = torch.arange(200, dtype=torch.float32)
 reveal("4.b", int(whole[torch.exp(whole).isfinite()].max()))
 
 # %% [markdown]
-# Scores beyond that do occur. So softmax is always computed with the largest score subtracted: exp(score - largest) is at
-# most 1, and the quotient is the same. But page by page we don't know the largest score of all, only the largest *so far*, m.
+# Scores beyond that do occur. So softmax is always computed with the largest score subtracted: exp(score - largest) is
+# at most 1, and the quotient is the same. But page by page we don't know the largest score of all, only the largest
+# *so far*, m.
 #
-# The way out: keep sums with respect to m, and when a page brings a larger score m', repair them. Since
-# exp(s - m') = exp(s - m) x exp(m - m'), one multiplication repairs the sum of everything before, whatever it was made of.
-# This is the *online softmax* (Milakov and Gimelshein, 2018). Move the slider, page by page: the bars are shares of the weights
-# seen so far, and the title says what the past was multiplied by.
+# The way out: keep sums with respect to m, and when a page brings a larger score m', repair them. Since exp(s - m') =
+# exp(s - m) x exp(m - m'), one multiplication repairs the sum of everything before, whatever it was made of. This is
+# the *online softmax* (Milakov and Gimelshein, 2018). Move the slider, page by page: the bars are shares of the
+# weights seen so far, and the title says what the past was multiplied by.
 
 # %%
 pages = [scores for scores, _ in lesson04.score_pages(seed=3)]
 lesson04.softmax_figure(pages)
 
 # %% [markdown]
-# **Exercise 4.3.** The state is `(largest, total, acc)`: the largest score so far, the sum of exp(score - largest), and the sum of the
-# values, each times exp(score - largest). At the start it is (-inf, 0, zeros). Take in one page, `scores` `[n]` and `values` `[n, dim]`,
-# and return the new state. The checks look at `acc / total` after every page.
+# **Exercise 4.3.** The state is `(largest, total, acc)`: the largest score so far, the sum of exp(score - largest),
+# and the sum of the values, each times exp(score - largest). At the start it is (-inf, 0, zeros). Take in one page,
+# `scores` `[n]` and `values` `[n, dim]`, and return the new state. The checks look at `acc / total` after every page.
 
 # %%
 def add_page(state, scores, values):
@@ -193,10 +197,11 @@ check("4.3", add_page)
 # %% [markdown]
 # ## All of it, for a batch
 #
-# In a step of the engine many sequences have one query each, and every one has its own length and its own row of the block tables.
+# In a step of the engine many sequences have one query each, and every one has its own length and its own row of the
+# block tables.
 #
-# **Exercise 4.4.** `q` is `[num_seqs, dim]`, `block_tables` `[num_seqs, max_pages]`, `context_lens` `[num_seqs]`. Use `add_page`: then at no time
-# do you hold more than one page.
+# **Exercise 4.4.** `q` is `[num_seqs, dim]`, `block_tables` `[num_seqs, max_pages]`, `context_lens` `[num_seqs]`. Use
+# `add_page`: then at no time do you hold more than one page.
 
 # %%
 def paged_attention(q, k_cache, v_cache, block_tables, context_lens):
@@ -220,12 +225,14 @@ check("4.4", paged_attention)
 # %% [markdown]
 # ## Split and merge
 #
-# The loop has one weakness: it takes one page after the other. A GPU has a hundred and more processors, and a single long
-# sequence would keep one of them busy. So we cut the pages into parts, let each processor do the loop over one part, and
-# merge the results. What has to be known of a part, besides its output? The weight that it has in the whole: the sum of its
-# exponentials. To keep it in range one stores its logarithm, the *log-sum-exp*: lse = largest + log(total).
+# The loop has one weakness: it takes one page after the other. A GPU has a hundred and more processors, and a single
+# long sequence would keep one of them busy. So we cut the pages into parts, let each processor do the loop over one
+# part, and merge the results. What has to be known of a part, besides its output? The weight that it has in the whole:
+# the sum of its exponentials. To keep it in range one stores its logarithm, the *log-sum-exp*: lse = largest +
+# log(total).
 #
-# **Predict:** One half of the keys has lse 3, the other lse 1. Which share of the whole does the first half get, in percent?
+# **Predict:** One half of the keys has lse 3, the other lse 1. Which share of the whole does the first half get, in
+# percent?
 
 # %%
 predict("4.c", None, unit="%")
@@ -235,8 +242,9 @@ share = math.exp(3) / (math.exp(3) + math.exp(1))
 reveal("4.c", 100 * share, unit="%", how="computed")
 
 # %% [markdown]
-# **Exercise 4.5.** Merge two parts: from the output `[dim]` and the log-sum-exp of each, the output and the log-sum-exp of both together.
-# A part may be empty: then its output is zeros and its lse minus infinity. Two empty parts give an empty part.
+# **Exercise 4.5.** Merge two parts: from the output `[dim]` and the log-sum-exp of each, the output and the
+# log-sum-exp of both together. A part may be empty: then its output is zeros and its lse minus infinity. Two empty
+# parts give an empty part.
 
 # %%
 def merge(out_a, lse_a, out_b, lse_b):
@@ -252,8 +260,8 @@ def merge(out_a, lse_a, out_b, lse_b):
 check("4.5", merge)
 
 # %% [markdown]
-# Order and number of the parts do not matter, up to rounding. With `merge` a text can even be longer than the device's memory: attend to what
-# is there, fetch the next pages, attend, merge.
+# Order and number of the parts do not matter, up to rounding. With `merge` a text can even be longer than the device's
+# memory: attend to what is there, fetch the next pages, attend, merge.
 #
 # ## How the engine does it
 #
@@ -265,8 +273,8 @@ from paged_kernels import merge as engine_merge
 show_source(engine_merge.merge_partial, lines=(28, 37))
 
 # %% [markdown]
-# And this is attention on the CPU. It gathers, in tiles of 64 keys, because on a CPU a few large products of matrices beat
-# many small ones; the GPU kernel of lesson 5 does not. `baddbmm` and `bmm` are products of many matrices at once.
+# And this is attention on the CPU. It gathers, in tiles of 64 keys, because on a CPU a few large products of matrices
+# beat many small ones; the GPU kernel of lesson 5 does not. `baddbmm` and `bmm` are products of many matrices at once.
 
 # %%
 from paged_kernels import torch_attention
@@ -304,16 +312,18 @@ for name, attend in (("one softmax, page by page", attend_pages), ("online softm
         print(f"{name}: not written yet")
 
 # %% [markdown]
-# Float32 has about seven digits, and that is what is left: paging changes *where* keys lie, not *what* is computed. (The engine goes further: on a
-# CPU its tiles keep the order of all sums, so that the bits are the same whatever the page size. `docs/design.md` says how.)
+# Float32 has about seven digits, and that is what is left: paging changes *where* keys lie, not *what* is computed.
+# (The engine goes further: on a CPU its tiles keep the order of all sums, so that the bits are the same whatever the
+# page size. `docs/design.md` says how.)
 #
 # ## What the paper says
 #
-# Kwon et al. (SOSP 2023), section 4.1: *"Unlike the traditional attention algorithms, PagedAttention allows storing continuous keys and
-# values in non-contiguous memory space."* Equation 4 there is your exercise 4.2, block by block; Fig. 5 shows it on three blocks. What it
-# costs: in Fig. 18a their attention kernel is 20 to 26 percent slower than one for contiguous memory, because of the block table,
-# the branches, and the unequal lengths (section 7.1). The rest of the model is not affected. The paper's kernel takes a
-# sequence as a whole; splitting came later (Flash-Decoding, Dao et al. 2023), and today's kernels, this project's too, do it.
+# Kwon et al. (SOSP 2023), section 4.1: *"Unlike the traditional attention algorithms, PagedAttention allows storing
+# continuous keys and values in non-contiguous memory space."* Equation 4 there is your exercise 4.2, block by block;
+# Fig. 5 shows it on three blocks. What it costs: in Fig. 18a their attention kernel is 20 to 26 percent slower than
+# one for contiguous memory, because of the block table, the branches, and the unequal lengths (section 7.1). The rest
+# of the model is not affected. The paper's kernel takes a sequence as a whole; splitting came later (Flash-Decoding,
+# Dao et al. 2023), and today's kernels, this project's too, do it.
 #
 # ## A few questions
 #
@@ -330,5 +340,6 @@ question.solution()
 progress("4")
 
 # %% [markdown]
-# **Links.** [Glossary](../workbench/glossary.py): PagedAttention, Block table, Slot. Next: lesson 5, where the loop over pages becomes a
-# Triton kernel. Further: Milakov and Gimelshein, *Online normalizer calculation for softmax* (2018); `kernels/paged_kernels/torch_partial.py`.
+# **Links.** [Glossary](../workbench/glossary.py): PagedAttention, Block table, Slot. Next: lesson 5, where the loop
+# over pages becomes a Triton kernel. Further: Milakov and Gimelshein, *Online normalizer calculation for softmax*
+# (2018); `kernels/paged_kernels/torch_partial.py`.

@@ -1,15 +1,15 @@
 # %% [markdown]
 # # 5. The Triton kernel
 #
-# Lesson 4 ended with attention page by page, in Python loops. A GPU can't run those. **How is the same thing written so that
-# thousands of threads do it at once?**
+# Lesson 4 ended with attention page by page, in Python loops. A GPU can't run those. **How is the same thing written
+# so that thousands of threads do it at once?**
 #
 # You write the kernel in six small puzzles, from "load one page" to attention over a block table with grouped heads. A
-# *kernel* is a function that a GPU runs many times side by side. Triton is a language for kernels that looks like Python; the
-# engine's own kernels are written in it.
+# *kernel* is a function that a GPU runs many times side by side. Triton is a language for kernels that looks like
+# Python; the engine's own kernels are written in it.
 #
-# *You need:* lesson 4. No GPU: Triton has an interpreter, which runs kernels step by step on the CPU, slowly, and lets you use `print`.
-# *Time:* about 40 minutes.
+# *You need:* lesson 4. No GPU: Triton has an interpreter, which runs kernels step by step on the CPU, slowly, and lets
+# you use `print`. *Time:* about 40 minutes.
 
 # %%
 import os
@@ -26,16 +26,17 @@ from workbench.course.lessons.lesson05 import tl, triton
 lesson05.where()
 
 # %% [markdown]
-# If the line above says that Triton is missing (on macOS and Windows it is), read on all the same: each puzzle has a *spec* in plain
-# torch, which runs everywhere; only the checks need Triton.
+# If the line above says that Triton is missing (on macOS and Windows it is), read on all the same: each puzzle has a
+# *spec* in plain torch, which runs everywhere; only the checks need Triton.
 #
 # ## Four words
 #
 # - A *program* is one run of the kernel. All programs run the same code; `tl.program_id(0)` tells them apart.
-# - A *pointer* is the place of a tensor's first number. `pointer + 7` is the place of its eighth number. A kernel gets pointers, not tensors:
-#   it must know itself how many numbers a row has.
-# - A *block* is a small array in the program's own fast memory (here the word has nothing to do with the paper's blocks; we say *page*
-#   for those). `tl.arange(0, 4)` is the block 0, 1, 2, 3. Sizes of blocks are powers of two, known beforehand: `tl.constexpr`.
+# - A *pointer* is the place of a tensor's first number. `pointer + 7` is the place of its eighth number. A kernel gets
+#   pointers, not tensors: it must know itself how many numbers a row has.
+# - A *block* is a small array in the program's own fast memory (here the word has nothing to do with the paper's
+#   blocks; we say *page* for those). `tl.arange(0, 4)` is the block 0, 1, 2, 3. Sizes of blocks are powers of two,
+#   known beforehand: `tl.constexpr`.
 # - `tl.load(pointers)` reads a block of numbers from a block of pointers, `tl.store(pointers, block)` writes one.
 #
 # Here is a whole kernel. Four programs each double four numbers.
@@ -68,8 +69,8 @@ cache = torch.zeros(8, 16, 16)
 reveal("5.a", cache[5, 3].storage_offset(), how="computed")
 
 # %% [markdown]
-# So a place is (page x block_size + slot) x dim + the number within the row. With `slot[:, None]` (a column) and `dim[None, :]` (a row) one
-# gets all places of a page as a block with `BLOCK_SIZE` rows and `DIM` columns.
+# So a place is (page x block_size + slot) x dim + the number within the row. With `slot[:, None]` (a column) and
+# `dim[None, :]` (a row) one gets all places of a page as a block with `BLOCK_SIZE` rows and `DIM` columns.
 #
 # The spec:
 
@@ -91,12 +92,13 @@ def load_page(cache_ptr, out_ptr, page, BLOCK_SIZE: tl.constexpr, DIM: tl.conste
 check("5.1", load_page)
 
 # %% [markdown]
-# A wrong address is harmless here: the checks see every address before it is used. On a real GPU it crashes, or reads somebody else's memory.
+# A wrong address is harmless here: the checks see every address before it is used. On a real GPU it crashes, or reads
+# somebody else's memory.
 #
 # ## Puzzle 2: not all slots hold a token
 #
-# The last page of a sequence is rarely full. What lies in its other slots is left over from somebody else; in the checks it is NaN. `tl.load` has a
-# *mask* for that: where it is false nothing is read, and `other` is put there.
+# The last page of a sequence is rarely full. What lies in its other slots is left over from somebody else; in the
+# checks it is NaN. `tl.load` has a *mask* for that: where it is false nothing is read, and `other` is put there.
 
 # %%
 show_source(lesson05.spec_load_tokens)
@@ -119,7 +121,9 @@ check("5.2", load_tokens)
 # %% [markdown]
 # ## Puzzle 3: products with a query
 #
-# `scale` is 1 / the root of dim. The score of a slot without a token is minus infinity: then it gets no weight in the softmax.
+# `scale` is 1 / the root of dim. The score of a slot without a token is minus infinity: then it gets no weight in the
+# softmax. `tl.sum(block, axis=1)` adds up each row; `tl.where(condition, a, b)` takes from `a` where the condition
+# holds, else from `b`. In the interpreter you may `print` a block.
 
 # %%
 show_source(lesson05.spec_scores)
@@ -144,7 +148,8 @@ check("5.3", page_scores)
 # %% [markdown]
 # ## Puzzle 4: softmax over one page
 #
-# `tl.max`, `tl.exp` and `tl.sum` do what you expect. Scores may be around 100, so subtract the largest one first (lesson 4).
+# `tl.max(block, axis=0)` and `tl.exp(block)` are what you expect. Scores may be around 100, so subtract the largest one first
+# (lesson 4).
 
 # %%
 show_source(lesson05.spec_attend_page)
@@ -173,8 +178,9 @@ check("5.4", attend_page)
 # %% [markdown]
 # ## Puzzle 5: over a block table
 #
-# Now several sequences, one program each. The block tables lie row after row, each row `max_pages` long; `lens` has the lengths. What should
-# a program read? Move the slider: a pool with a row per page, and what the block table of sequence 0 asks for, page by page.
+# Now several sequences, one program each. The block tables lie row after row, each row `max_pages` long; `lens` has
+# the lengths. What should a program read? Move the slider: a pool with a row per page, and what the block table of
+# sequence 0 asks for, page by page.
 
 # %%
 scene = lesson05.make_scene(seed=2, num_seqs=2, block_size=8)
@@ -182,12 +188,13 @@ print("block table of sequence 0:", scene.block_tables[0].tolist(), " length:", 
 lesson05.reads_figure(scene, lesson05.planned_reads(scene, 0), "sequence 0, as planned")
 
 # %% [markdown]
-# The kernel is in two parts, each in a cell. The first takes one page into the state of the online softmax, whose names are as in lesson 4:
-# `largest`, `total`, `acc`. A kernel may call another function under `@triton.jit`.
+# The kernel is in two parts, each in a cell. The first takes one page into the state of the online softmax, whose
+# names are as in lesson 4: `largest`, `total`, `acc`. A kernel may call another function under `@triton.jit`.
 
 # %%
 @triton.jit
-def one_more_page(q, k_ptr, v_ptr, page, count, scale, largest, total, acc, BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr):
+def one_more_page(q, k_ptr, v_ptr, page, count, scale, largest, total, acc,
+                  BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr):
     """The state with one more page, of which the first `count` slots hold tokens; `q` is a block, `[DIM]`."""
     slot, dim = tl.arange(0, BLOCK_SIZE), tl.arange(0, DIM)
     places = page * BLOCK_SIZE * DIM + slot[:, None] * DIM + dim[None, :]
@@ -226,8 +233,8 @@ def attend(q_ptr, k_ptr, v_ptr, out_ptr, tables_ptr, lens_ptr, max_pages, scale,
 check("5.5", attend)
 
 # %% [markdown]
-# What did your kernel really read? In the interpreter every load of keys was on record. (Empty on a GPU, or as long as the kernel is not
-# written.) It should look like the plan above.
+# What did your kernel really read? In the interpreter every load of keys was on record. (Empty on a GPU, or as long as
+# the kernel is not written.) It should look like the plan above.
 
 # %%
 read = lesson05.reads(attend, scene, sequence=0)
@@ -236,11 +243,12 @@ lesson05.reads_figure(scene, read, "sequence 0, as read by your kernel")
 # %% [markdown]
 # ## Puzzle 6: grouped heads
 #
-# So far there was one head. Real models have many query heads and fewer KV heads, heads with keys and values: in the bundled model 6 query heads
-# share 2 KV heads, in groups of 3 (*grouped-query attention*, GQA). Query head h reads KV head h // 3.
+# So far there was one head. Real models have many query heads and fewer KV heads, heads with keys and values: in the
+# bundled model 6 query heads share 2 KV heads, in groups of 3 (*grouped-query attention*, GQA). Query head h reads KV
+# head h // 3.
 #
-# **Predict:** If each *query head* had a program of its own, how many times would the bundled model's keys be loaded in a step, compared
-# with a program for each *KV head*?
+# **Predict:** If each *query head* had a program of its own, how many times would the bundled model's keys be loaded
+# in a step, compared with a program for each *KV head*?
 
 # %%
 predict("5.b", None, unit="times")
@@ -249,13 +257,15 @@ predict("5.b", None, unit="times")
 reveal("5.b", 6 / 2, unit="times", how="computed")
 
 # %% [markdown]
-# A decode step takes as long as it takes to read the cache. So one program does a whole group: it loads a page once and uses it for all
-# query heads of the group. Blocks get one dimension more: scores are `[GROUP, BLOCK_SIZE]`. The cache is now `[num_pages, block_size,
-# num_kv_heads, dim]`, so from one slot to the next it is `row = num_kv_heads * DIM` numbers.
+# A decode step takes as long as it takes to read the cache. So one program does a whole group: it loads a page once
+# and uses it for all query heads of the group. Blocks get one dimension more: scores are `[GROUP, BLOCK_SIZE]`. The
+# cache is now `[num_pages, block_size, num_kv_heads, dim]`, so from one slot to the next it is `row = num_kv_heads *
+# DIM` numbers.
 
 # %%
 @triton.jit
-def page_for_group(q, k_ptr, v_ptr, count, row, scale, largest, total, acc, BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr):
+def page_for_group(q, k_ptr, v_ptr, count, row, scale, largest, total, acc,
+                   BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr):
     """As `one_more_page` for q `[GROUP, DIM]`; the pointers are at our KV head's part of the page's first slot."""
     slot, dim = tl.arange(0, BLOCK_SIZE), tl.arange(0, DIM)
     inside, places = slot < count, slot[:, None] * row + dim[None, :]
@@ -272,7 +282,8 @@ def page_for_group(q, k_ptr, v_ptr, count, row, scale, largest, total, acc, BLOC
 
 
 # %% [markdown]
-# In the kernel, `mine` are the places of the group's numbers in `q` and in `out`: both are `[num_seqs, num_heads, dim]`.
+# In the kernel, `mine` are the places of the group's numbers in `q` and in `out`: both are `[num_seqs, num_heads,
+# dim]`.
 
 # %%
 @triton.jit
@@ -297,14 +308,16 @@ def attend_grouped(q_ptr, k_ptr, v_ptr, out_ptr, tables_ptr, lens_ptr, max_pages
 check("5.6", attend_grouped)
 
 # %% [markdown]
-# This is a paged attention kernel. One thing is missing, the split of a long sequence over several programs (lesson 4, split and merge).
+# This is a paged attention kernel. One thing is missing, the split of a long sequence over several programs (lesson 4,
+# split and merge).
 #
 # ## The engine's kernel
 #
-# Below is the loop of the engine's own decode kernel. You will know most of it: `inside` is your mask, `new_largest`, `fade`, `total`,
-# `acc` are the online softmax. It takes several small pages at a time (a *tile*); it uses `tl.dot`, the product of matrices for which GPUs have
-# special units; `exp2` with a rescaled score instead of `exp`, because the hardware has it; and it looks up the next page's number one tile
-# ahead, so that no load has to wait for its own address.
+# Below is the loop of the engine's own decode kernel. You will know most of it: `inside` is your mask, `new_largest`,
+# `fade`, `total`, `acc` are the online softmax. It takes several small pages at a time (a *tile*); it uses `tl.dot`,
+# the product of matrices for which GPUs have special units; `exp2` with a rescaled score instead of `exp`, because the
+# hardware has it; and it looks up the next page's number one tile ahead, so that no load has to wait for its own
+# address.
 
 # %%
 if lesson05.HAS_TRITON:
@@ -318,12 +331,13 @@ source
 # %% [markdown]
 # ## What the paper says
 #
-# Kwon et al. (SOSP 2023), section 5.1: *"We adapt the attention kernel in FasterTransformer to read KV cache according to the block
-# table and perform attention operations on the fly. To ensure coalesced memory access, we assign a GPU warp to read each block."* A warp is
-# 32 threads that work in step; *coalesced* means that threads beside each other read numbers beside each other. In Triton you don't
-# speak of threads: a `tl.load` of a block of neighbouring places is coalesced by the compiler. Fig. 18 has the price of paging (20 to 26
-# percent slower attention than contiguous, in their kernel) and the influence of the block size (16 to 128 are best). What the engine's
-# kernels take on a GPU, beside the time that reading the bytes takes at least, is in `docs/benchmarks.md`.
+# Kwon et al. (SOSP 2023), section 5.1: *"We adapt the attention kernel in FasterTransformer to read KV cache according
+# to the block table and perform attention operations on the fly. To ensure coalesced memory access, we assign a GPU
+# warp to read each block."* A warp is 32 threads that work in step; *coalesced* means that threads beside each other
+# read numbers beside each other. In Triton you don't speak of threads: a `tl.load` of a block of neighbouring places
+# is coalesced by the compiler. Fig. 18 has the price of paging (20 to 26 percent slower attention than contiguous, in
+# their kernel) and the influence of the block size (16 to 128 are best). What the engine's kernels take on a GPU,
+# beside the time that reading the bytes takes at least, is in `docs/benchmarks.md`.
 #
 # ## Questions
 
@@ -338,6 +352,6 @@ question.solution()
 progress("5")
 
 # %% [markdown]
-# **Links.** Glossary: Page, Block table, Slot mapping. `kernels/paged_kernels/decode_kernel.py` (the whole kernel), `tests/kernels/` (how it is
-# tested: with NaN in every slot that must not be read, as here). Triton's own tutorials; Sasha Rush's *Triton-Puzzles*, after which this lesson is
-# made. Next: lesson 6, where several sequences use one page.
+# **Links.** Glossary: Page, Block table, Slot mapping. `kernels/paged_kernels/decode_kernel.py` (the whole kernel),
+# `tests/kernels/` (how it is tested: with NaN in every slot that must not be read, as here). Triton's own tutorials;
+# Sasha Rush's *Triton-Puzzles*, after which this lesson is made. Next: lesson 6, where several sequences use one page.

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 9. Relevance
 #
-# A sequence's pages are all kept until it ends, and all read in every step. **Does every page matter equally? And if not, which could one
-# leave out, and which should one keep longest?**
+# A sequence's pages are all kept until it ends, and all read in every step. **Does every page matter equally? And if
+# not, which could one leave out, and which should one keep longest?**
 #
-# You measure how much attention each page gets, read only the most promising pages and see what changes, and at the end write a
-# policy of your own that decides which cached pages are given up, and beats the usual one.
+# You measure how much attention each page gets, read only the most promising pages and see what changes, and at the
+# end write a policy of your own that decides which cached pages are given up, and beats the usual one.
 #
 # *You need:* lessons 4 (attention over pages) and 6 (prefix caching). *Time:* about 40 minutes.
 
@@ -19,13 +19,14 @@ torch.set_num_threads(1)
 # %% [markdown]
 # ## Attention mass
 #
-# Attention gives every earlier token a weight, and the weights add up to 1 (lesson 4). The weights of a page's tokens, added up, are the page's
-# *attention mass*: the share of the attention that goes to this page.
+# Attention gives every earlier token a weight, and the weights add up to 1 (lesson 4). The weights of a page's tokens,
+# added up, are the page's *attention mass*: the share of the attention that goes to this page.
 #
-# The engine can note it: `EngineConfig(page_mass_every=1)` sends an event `PageMassSampled` for each sequence in every step. The mass is the
-# mean over all layers and heads.
+# The engine can note it: `EngineConfig(page_mass_every=1)` sends an event `PageMassSampled` for each sequence in every
+# step. The mass is the mean over all layers and heads.
 #
-# A prompt of 240 tokens lies on 15 pages of 16 tokens. If all were equally important, each would get 1/15, about 7 percent.
+# A prompt of 240 tokens lies on 15 pages of 16 tokens. If all were equally important, each would get 1/15, about 7
+# percent.
 #
 # **Predict:** How many percent does the *first* page get, when the first token is written?
 
@@ -45,8 +46,9 @@ reveal("9.a", 100 * mass[0], unit="%")
 lesson09.mass_figure(run)
 
 # %% [markdown]
-# Most of the mass is on the newest pages, and it moves along as new pages begin. Of the old pages some get more than others: their text
-# resembles what is being written. The page map shows the same. Step through the run with the colour set to mass.
+# Most of the mass is on the newest pages, and it moves along as new pages begin. Of the old pages some get more than
+# others: their text resembles what is being written. The page map shows the same. Step through the run with the colour
+# set to mass.
 
 # %%
 from workbench.widgets import Stepper
@@ -54,8 +56,9 @@ from workbench.widgets import Stepper
 Stepper(run.history, step=run.history.last_step, color_by="mass")
 
 # %% [markdown]
-# **Exercise 9.1.** Compute it yourself, for one head: the query `q` `[dim]`, the pool of keys `[num_pages, block_size, dim]`, the sequence's table and
-# its length. Return a number for each page. (The scale is 1 / the root of dim. Slots without a token hold NaN, as in lesson 4.)
+# **Exercise 9.1.** Compute it yourself, for one head: the query `q` `[dim]`, the pool of keys `[num_pages, block_size,
+# dim]`, the sequence's table and its length. Return a number for each page. (The scale is 1 / the root of dim. Slots
+# without a token hold NaN, as in lesson 4.)
 
 # %%
 def page_mass(q, k_cache, table, length):
@@ -72,8 +75,8 @@ def page_mass(q, k_cache, table, length):
 check("9.1", page_mass)
 
 # %% [markdown]
-# The engine's kernel for it is a second, light pass over the keys: with the log-sum-exp that attention leaves (lesson 4), a
-# page's mass is a plain sum of exp(score - lse). This is what it has to compute, in plain torch:
+# The engine's kernel for it is a second, light pass over the keys: with the log-sum-exp that attention leaves (lesson
+# 4), a page's mass is a plain sum of exp(score - lse). This is what it has to compute, in plain torch:
 
 # %%
 from paged_kernels import reference
@@ -83,11 +86,12 @@ show_source(reference.page_attention_mass)
 # %% [markdown]
 # ## Reading only some pages
 #
-# If a few pages get most of the mass, why read the others? A decode step's time is mostly reading the cache; and pages that are not read
-# could lie elsewhere (lesson 8).
+# If a few pages get most of the mass, why read the others? A decode step's time is mostly reading the cache; and pages
+# that are not read could lie elsewhere (lesson 8).
 #
-# **Exercise 9.2.** From the masses of the pages choose which ones to read, `count` in all: always the first and the last page, and of the others
-# those with the most mass (of equal ones the earlier). Return their indices in the order of the text; if `count` is too large, all.
+# **Exercise 9.2.** From the masses of the pages choose which ones to read, `count` in all: always the first and the
+# last page, and of the others those with the most mass (of equal ones the earlier). Return their indices in the order
+# of the text; if `count` is too large, all.
 
 # %%
 def choose_pages(mass, count):
@@ -101,12 +105,14 @@ def choose_pages(mass, count):
 check("9.2", choose_pages)
 
 # %% [markdown]
-# There is a catch: to know the masses one must have read all pages. Quest (Tang et al., ICML 2024) estimates them instead: for each page
-# the smallest and the largest value of every dimension of its keys are kept, and these bound how large a score in the page can be. The
-# engine does that with `EngineConfig(attention_pages=k)`: every KV head of every layer reads k pages of its own choice, the first and
-# the last one among them. The result is *not exact*. How much does it change?
+# There is a catch: to know the masses one must have read all pages. Quest (Tang et al., ICML 2024) estimates them
+# instead: for each page the smallest and the largest value of every dimension of its keys are kept, and these bound
+# how large a score in the page can be. The engine does that with `EngineConfig(attention_pages=k)`: every KV head of
+# every layer reads k pages of its own choice, the first and the last one among them. The result is *not exact*. How
+# much does it change?
 #
-# **Predict:** A prompt of 192 tokens, 13 pages. Each head reads only 4 of them. Which share of the exact attention is in the pages read, in percent?
+# **Predict:** A prompt of 160 tokens, and a few that were written: 11 pages. Each head reads only 4 of them. Which share
+# of the exact attention is in the pages read, in percent?
 
 # %%
 predict("9.b", None, unit="%")
@@ -119,17 +125,17 @@ reveal("9.b", 100 * rows[1].covered, unit="%")
 for row in rows:
     print(
         f"{row.top_k} of {row.pages:.0f} pages: {row.covered:.0%} of the mass, output off by {row.distance:.2f}, "
-        f"{row.changed} of {row.decisions} next tokens changed, first other token after {row.equal_before:.0f} of {row.new_tokens}"
+        f"{row.changed} of {row.decisions} next tokens changed, first other token after {row.equal_before:.0f}"
     )
 
 # %% [markdown]
-# *Output off by* is the length of the difference from the exact output, relative to that output. *Next tokens changed*: after the exact text,
-# does one step with the chosen pages pick another token? *First other token*: the text was written with the chosen pages all along; after a
-# first difference it is another text.
+# *Output off by* is the length of the difference from the exact output, relative to that output. *Next tokens
+# changed*: after the exact text, does one step with the chosen pages pick another token? *First other token*: the text
+# was written with the chosen pages all along; after a first difference it is another text.
 #
-# So few tokens and one prompt say little. With four prompts and 176 decisions per row (`docs/benchmarks.md`, measured on this model): with an
-# eighth of the pages of 2,048 tokens 4 percent of the next tokens change, with half of them 1.1 percent. This model's attention is spread out;
-# whether that of a large model is less so can't be said from here.
+# So few tokens and one prompt say little. With four prompts and 176 decisions per row (`docs/benchmarks.md`, measured
+# on this model): with an eighth of the pages of 2,048 tokens 4 percent of the next tokens change, with half of them
+# 1.1 percent. This model's attention is spread out; whether that of a large model is less so can't be said from here.
 
 # %%
 from workbench.experiments import selection
@@ -139,11 +145,12 @@ show_source(selection.measure_selection, lines=(1, 22))
 # %% [markdown]
 # ## Which pages to keep
 #
-# The second question of this lesson is about pages that no running sequence needs: the pages that the prefix cache keeps (lesson 6), in case that
-# another text begins alike. When no page is free, one of them must go. Which one? The *eviction policy* says.
+# The second question of this lesson is about pages that no running sequence needs: the pages that the prefix cache
+# keeps (lesson 6), in case that another text begins alike. When no page is free, one of them must go. Which one? The
+# *eviction policy* says.
 #
-# A policy is a class with a `name` and a method `key(self, page)`. The page with the smallest key goes first. The default is LRU, *least recently
-# used*:
+# A policy is a class with a `name` and a method `key(self, page)`. The page with the smallest key goes first. The
+# default is LRU, *least recently used*:
 
 # %%
 from workbench.memory import eviction
@@ -151,7 +158,8 @@ from workbench.memory import eviction
 show_source(eviction.LRU)
 
 # %% [markdown]
-# What does a policy know of a page? The attributes of `CachedPage`; times are counts of what happened to the cache, not seconds.
+# What does a policy know of a page? The attributes of `CachedPage`; times are counts of what happened to the cache,
+# not seconds.
 
 # %%
 show_source(eviction.CachedPage)
@@ -159,17 +167,17 @@ show_source(eviction.CachedPage)
 # %% [markdown]
 # ## The leaderboard
 #
-# Three workloads, made from seeds. In each, texts come one after the other, and some of them begin alike. What counts is how many tokens are
-# *found* in the cache, that is, need not be computed. The pool has 32 pages; it is the engine's own memory manager, without a model: which pages
-# are found does not depend on what is written on them.
+# Three workloads, made from seeds. In each, texts come one after the other, and some of them begin alike. What counts
+# is how many tokens are *found* in the cache, that is, need not be computed. The pool has 32 pages; it is the engine's
+# own memory manager, without a model: which pages are found does not depend on what is written on them.
 
 # %%
 for kind, words in lesson09.KINDS.items():
     print(f"{kind}: {words}")
 
 # %% [markdown]
-# **Predict:** LFU, *least frequently used*, gives up what was hit least often. On the workload "shifting", how much does it find compared with LRU
-# (1 = the same)?
+# **Predict:** LFU, *least frequently used*, gives up what was hit least often. On the workload "shifting", how much
+# does it find compared with LRU (1 = the same)?
 
 # %%
 predict("9.c", None, unit="times LRU")
@@ -184,12 +192,12 @@ reveal("9.c", sum(lfu) / len(lfu), unit="times LRU")
 lesson09.board_table(rows)
 
 # %% [markdown]
-# LRU lets texts that come once push out beginnings that come again and again. LFU keeps those, but never forgets: when favourites change, the
-# old ones stay, because they have so many hits.
+# LRU lets texts that come once push out beginnings that come again and again. LFU keeps those, but never forgets: when
+# favourites change, the old ones stay, because they have so many hits.
 #
-# **Exercise 9.3.** Write a policy that beats LRU: over the three workloads it finds at least 1.10 times as much on average, and on none of them
-# less than 0.90 times. It is graded on seeds that are not shown here. (A policy may remember nothing but what is in `page`: the key is
-# asked for when a page falls idle, not at every eviction.)
+# **Exercise 9.3.** Write a policy that beats LRU: over the three workloads it finds at least 1.10 times as much on
+# average, and on none of them less than 0.90 times. It is graded on seeds that are not shown here. (A policy may
+# remember nothing but what is in `page`: the key is asked for when a page falls idle, not at every eviction.)
 
 # %%
 class MyPolicy:
@@ -207,7 +215,8 @@ class MyPolicy:
 check("9.3", MyPolicy)
 
 # %% [markdown]
-# Your policy on the board, beside the built-in ones (seeds that you have seen). Change it, run the cell again, watch the columns.
+# Your policy on the board, beside the built-in ones (seeds that you have seen). Change it, run the cell again, watch
+# the columns.
 
 # %%
 try:
@@ -219,7 +228,8 @@ table
 # %% [markdown]
 # ## On the real engine
 #
-# The same class works there. A policy decides what is slow, never what is right: the tokens are the same with every policy.
+# The same class works there. A policy decides what is slow, never what is right: the tokens are the same with every
+# policy.
 
 # %%
 from workbench import LLM, EngineConfig, SamplingParams
@@ -227,14 +237,14 @@ from workbench import LLM, EngineConfig, SamplingParams
 
 def found_by(policy, texts):
     """Tokens found in the cache of a real engine, and the tokens that it wrote."""
-    config = EngineConfig(num_blocks=32, prefix_caching=True, eviction=policy, watermark=0.0, max_num_seqs=2, device="cpu")
+    config = EngineConfig(num_blocks=32, prefix_caching=True, eviction=policy, watermark=0.0, max_num_seqs=2)
     llm = LLM("tiny", config)
     outputs = llm.generate(texts, SamplingParams(max_tokens=1, temperature=0, ignore_eos=True))
     return llm.page_map.totals.prefix_hit_tokens, [output.outputs[0].token_ids for output in outputs]
 
 
 # %%
-texts = lesson09.prompts("one-off", seed=0)[:60]
+texts = lesson09.prompts("one-off", seed=0)[:40]
 lru_found, lru_tokens = found_by("lru", texts)
 try:
     mine_found, mine_tokens = found_by(MyPolicy(), texts)
@@ -243,18 +253,21 @@ except NotImplementedError:
     print(f"LRU finds {lru_found} tokens; write MyPolicy first")
 
 # %% [markdown]
-# More ideas: `page.children` (a page that others continue is the way to them), `page.depth`, the time between `cached_at` and `last_used`. In a file
-# your policy can also compete from the shell: `workbench bench policies --eviction mine.py:MyPolicy` (`docs/policies.md`, which also has policies
-# for victims of preemption and for placement).
+# More ideas: `page.children` (a page that others continue is the way to them), `page.depth`, the time between
+# `cached_at` and `last_used`. In a file your policy can also compete from the shell: `workbench bench policies
+# --eviction mine.py:MyPolicy` (`docs/policies.md`, which also has policies for victims of preemption and for
+# placement).
 #
 # ## What the paper says
 #
-# Kwon et al. (SOSP 2023), section 4.5: because all pages of a sequence are used together, the paper evicts *all or nothing*: *"either evict all or none
-# of the blocks of a sequence"*. For exact attention that is still so: all of a sequence's pages are read in every step. Choosing pages by
-# relevance, as in exercise 9.2, gives up exactness; it came later (Quest, 2024; H2O, Zhang et al., 2023; StreamingLLM, Xiao et al., 2023, which
-# always keeps the first tokens: in many large models they get much attention, whatever they say. You have seen whether that is so in this small
-# model). Cached prefixes are another matter: nobody runs on them, so evicting any of them costs time and never a token. The paper's prefixes were
-# chosen by hand (section 4.4, Fig. 10); automatic prefix caches with eviction policies came with the servers after it.
+# Kwon et al. (SOSP 2023), section 4.5: because all pages of a sequence are used together, the paper evicts *all or
+# nothing*: *"either evict all or none of the blocks of a sequence"*. For exact attention that is still so: all of a
+# sequence's pages are read in every step. Choosing pages by relevance, as in exercise 9.2, gives up exactness; it came
+# later (Quest, 2024; H2O, Zhang et al., 2023; StreamingLLM, Xiao et al., 2023, which always keeps the first tokens: in
+# many large models they get much attention, whatever they say. You have seen whether that is so in this small model).
+# Cached prefixes are another matter: nobody runs on them, so evicting any of them costs time and never a token. The
+# paper's prefixes were chosen by hand (section 4.4, Fig. 10); automatic prefix caches with eviction policies came with
+# the servers after it.
 #
 # ## Questions
 
@@ -269,5 +282,5 @@ question.solution()
 progress("9")
 
 # %% [markdown]
-# **Links.** Glossary: Attention mass, Prefix cache, Cached page, Eviction, Placement. `docs/policies.md`, `workbench/experiments/selection.py`. Next:
-# lesson 10, what changes on other hardware.
+# **Links.** Glossary: Attention mass, Prefix cache, Cached page, Eviction, Placement. `docs/policies.md`,
+# `workbench/experiments/selection.py`. Next: lesson 10, what changes on other hardware.

@@ -74,7 +74,7 @@ def mass_figure(run: LongRun) -> go.Figure:
     return go.Figure(heat, layout)
 
 
-def selection_rows(counts: list[int], *, seed: int = 0, tokens: int = 192, steps: int = 10) -> list[SelectionRow]:
+def selection_rows(counts: list[int], *, seed: int = 0, tokens: int = 160, steps: int = 8) -> list[SelectionRow]:
     """`workbench bench selection` in small: one prompt, ``steps`` tokens, with so many pages per head."""
     prompt = BundledText(tiny().tokenizer).draw(random.Random(f"long run {seed}"), tokens)
     with contextlib.redirect_stderr(io.StringIO()):  # its progress
