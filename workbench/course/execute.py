@@ -182,7 +182,7 @@ def kernel(timeout: int = 120, variables: Mapping[str, str] | None = None) -> It
         manager.connection_file = str(Path(folder) / "kernel.json")
         if os.name == "posix":
             manager.transport = "ipc"
-        with client.setup_kernel(env=environment):
+        with client.setup_kernel(env=environment, cleanup_kc=True):
             yield Kernel(client)
 
 
