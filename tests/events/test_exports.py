@@ -17,7 +17,7 @@ from workbench.events import EventBus, PageMap, Recorder, Recording, Timeline
 from workbench.events import types as ev
 from workbench.events.history import History
 from workbench.events.jumps import KINDS, JumpIndex, kinds_of
-from workbench.events.kvtrace import BATCH, TraceReader
+from workbench.events.kvtrace import BATCH, RecordingError, TraceReader
 from workbench.events.perfetto import write_perfetto
 from workbench.events.table_files import event_table, step_table, write_csv, write_parquet
 
@@ -106,6 +106,28 @@ def test_the_events_as_csv_and_parquet(which: str, simulated: Timeline, scripted
         assert json.loads(parquet["outputs"].dropna().item())[0]["token_ids"] == [10, 11]
         assert parquet["estimate.swap_ns"].dropna().tolist() == [2_000_000]
         assert parquet["config.num_host_blocks"].dropna().tolist() == [6]
+
+
+def test_numbers_of_more_than_64_bits_are_text() -> None:
+    huge = (1 << 64) - 1
+    geometry = ev.ModelGeometry("m", "a", 1, 1, 1, 1, 1, "float32", huge)
+    bus = EventBus()
+    with Timeline(bus) as timeline:
+        bus.emit(
+            ev.RunStarted(
+                schema_version=1, seed=huge, model=geometry, config={"wide": huge, "narrow": 3}, memory="contiguous",
+                block_size=1, num_blocks=4, bytes_per_block=8,
+            )
+        )  # fmt: skip
+        bus.flush()
+    binary = io.BytesIO()
+    write_parquet(*event_table(timeline), binary)
+    row = pd.read_parquet(binary).iloc[0]
+    for name in ("seed", "model.kv_bytes_per_token", "config.wide"):
+        assert row[name] == str(huge), name
+    assert row["config.narrow"] == 3
+    with pytest.raises(RecordingError, match="n: a number in it takes more than 64 bits"):
+        write_parquet({"n": "int"}, [{"n": huge}], io.BytesIO())
 
 
 def test_a_row_per_step(simulated: Timeline, scripted: tuple[Timeline, dict[int, PageMap]]) -> None:

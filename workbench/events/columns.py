@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Iterable, Mapping
 from enum import Enum
+from operator import attrgetter
 from typing import Any, Union, get_args, get_origin
 
 import msgspec
@@ -37,9 +38,43 @@ def _add(columns: Columns, name: str, annotation: Any, values: Mapping[str, Any]
             _add(columns, f"{name}.{field.name}", field.type, {})
     elif get_origin(annotation) is dict:
         for key, value in values.items():
-            _merge(columns, f"{name}.{key}", _PLAIN.get(type(value), "str"))
+            kind = "str" if type(value) is int and is_wide(value) else _PLAIN.get(type(value), "str")
+            _merge(columns, f"{name}.{key}", kind)
     else:
         _merge(columns, name, _kind(annotation))
+
+
+def is_wide(number: int) -> bool:
+    """Whether it takes more than 64 bits with its sign. No engine's does; a stranger's file may have one."""
+    return not -(1 << 63) <= number < 1 << 63
+
+
+class WideNumbers:
+    """Finds the columns of whole numbers that have wide ones.
+
+    Attributes:
+        names: of those columns.
+    """
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self._readers: dict[type, list[tuple[tuple[str, ...], attrgetter[Any]]]] = {}
+
+    def note(self, event: msgspec.Struct) -> None:
+        """Takes an event into account."""
+        kind = type(event)
+        if kind not in self._readers:
+            names = [name for name, column in event_columns([kind], {}).items() if column == "int"]
+            own = [name for name in names if "." not in name]
+            self._readers[kind] = [(tuple(part), attrgetter(*part)) for part in (names, own)]
+        for columns, read in self._readers[kind]:
+            try:
+                values = read(event)
+            except AttributeError:  # a part that may be missing as a whole
+                continue
+            if max(filter(None, values), default=0) >= 1 << 63:
+                self.names.update(name for name, value in zip(columns, values, strict=True) if value and is_wide(value))
+            return
 
 
 def event_columns(kinds: Iterable[type], maps: Mapping[str, Mapping[str, Any]]) -> Columns:

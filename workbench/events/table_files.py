@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, TextIO
 
 from workbench.events import types as ev
-from workbench.events.columns import Columns, event_columns, plain
+from workbench.events.columns import Columns, WideNumbers, event_columns, plain
 from workbench.events.history import History
 from workbench.events.kvtrace import RecordingError
 from workbench.events.table import event_row
@@ -48,6 +48,8 @@ def event_table(
 ) -> tuple[Columns, Iterator[Row]]:
     """One row per event of steps ``first`` to ``last``. The events are read twice: once to know the columns.
 
+    A column with a number of more than 64 bits is text.
+
     Raises:
         IndexError: a step is not in this history.
         ValueError: ``last`` comes before ``first``.
@@ -56,16 +58,17 @@ def event_table(
     last = history.last_step if last is None else last  # the same steps both times, even if the run goes on
     kinds: dict[type, None] = {}
     config: dict[str, Any] = {}
-    count = 0
+    count, wide = 0, WideNumbers()
     for batch in steps_of(history, first, last)[1]:
         count += len(batch.events)
         for event in batch.events:
+            wide.note(event)
             kinds[type(event)] = None
             if isinstance(event, ev.RunStarted):
                 config = dict(event.config)
     if len(config) > _MAX_CONFIG:  # no engine has; a stranger's file may claim so
         raise RecordingError(f"config has {len(config):,} entries; at most {_MAX_CONFIG} are allowed in a table")
-    columns = event_columns(kinds, {"config": config})
+    columns = event_columns(kinds, {"config": config}) | dict.fromkeys(wide.names, "str")
     batches = steps_of(history, first, last, progress)[1]
     rows = (event_row(event) for batch in batches for event in batch.events)
     return columns, itertools.islice(rows, count)
@@ -122,7 +125,11 @@ def write_csv(columns: Columns, rows: Iterable[Row], file: TextIO) -> None:
 
 
 def write_parquet(columns: Columns, rows: Iterable[Row], file: BinaryIO) -> None:
-    """Writes a table as Parquet, some thousand rows at a time. What is missing is null; lists are JSON text."""
+    """Writes a table as Parquet, some thousand rows at a time. What is missing is null; lists are JSON text.
+
+    Raises:
+        RecordingError: a column of numbers has one that takes more than 64 bits.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -131,8 +138,10 @@ def write_parquet(columns: Columns, rows: Iterable[Row], file: BinaryIO) -> None
     rows = iter(rows)
     with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         while part := list(itertools.islice(rows, _ROWS_AT_ONCE)):
-            arrays = [
-                pa.array([plain(row.get(name), kind) for row in part], schema.field(name).type)
-                for name, kind in columns.items()
-            ]
+            arrays = []
+            for name, kind in columns.items():
+                try:
+                    arrays.append(pa.array([plain(row.get(name), kind) for row in part], schema.field(name).type))
+                except OverflowError as error:
+                    raise RecordingError(f"{name}: a number in it takes more than 64 bits") from error
             writer.write_table(pa.table(arrays, schema=schema))
