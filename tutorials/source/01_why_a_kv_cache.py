@@ -252,14 +252,13 @@ Stepper(timeline, step=1)
 #
 # ## Questions without end
 #
-# Each number makes another question. `.answer(...)` checks yours, `.solution()` tells.
+# Each question is another one, some about a real run. The number (the *seed*) makes the question: the same number, the same question. Without buttons, in a
+# terminal for instance, use `quiz("1", seed=0).answer(...)` and `.solution()`.
 
 # %%
-question = quiz("1", seed=1)
-question.text
+from workbench.widgets import QuizBox
 
-# %%
-question.answer(None)
+QuizBox(quiz("1", seed=0))
 
 # %%
 progress(1)

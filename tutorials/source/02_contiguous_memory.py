@@ -49,7 +49,7 @@ from workbench.events.waste import measure_waste
 # ## A burst of requests
 #
 # 24 requests come at once. The pool has 512 slots, no sequence may be longer than 128 tokens. The lengths follow those of
-# the paper's Alpaca requests (Fig. 11), with outputs half as long so that you need not wait.
+# the paper's Alpaca requests (Fig. 11), with outputs a third as long so that you need not wait.
 
 # %%
 jobs = lesson02.burst()
@@ -215,10 +215,10 @@ lesson02.fig2(ours)
 # - Here the rules come in the same order, with the same pattern: Max loses most to internal fragmentation; Oracle has none of
 #   that, but gaps and rounding, and slots that are filled only later; Pow2 has some of everything.
 # - Our shares of tokens are higher. The paper's OPT model allows 2,048 tokens, and its ShareGPT requests have about 500 on
-#   average; ours allows 128, and a request has about 50. So Max reserves less in vain here. With Max we see no external
+#   average; ours allows 128, and a request has about 40. So Max reserves less in vain here. With Max we see no external
 #   fragmentation: all regions are of the same size, and the pool is a multiple of it.
 # - On paged memory our share is lower than 96.3 %, because our requests are short: half of a last page is empty on average, and
-#   that is a larger part of 50 tokens than of 500.
+#   that is a larger part of 40 tokens than of 500.
 #
 # Change a number and predict what happens: `lesson02.run_burst` is ten lines long.
 
@@ -228,14 +228,13 @@ show_source(lesson02.run_burst)
 # %% [markdown]
 # ## Questions without end
 #
-# Each number makes another question about a real run. `.answer(...)` checks yours, `.solution()` tells.
+# Each is about another step of another real run. The number (the *seed*) makes the question: the same number, the same question. Without buttons, in a
+# terminal for instance, use `quiz("2", seed=0).answer(...)` and `.solution()`.
 
 # %%
-question = quiz("2", seed=1)
-question.text
+from workbench.widgets import QuizBox
 
-# %%
-question.answer(None)
+QuizBox(quiz("2", seed=0))
 
 # %%
 progress(2)

@@ -253,14 +253,13 @@ reveal("3.c", most, "slots")
 #
 # ## Questions without end
 #
-# Each number makes another question about a real run. `.answer(...)` checks yours, `.solution()` tells.
+# Each is about another step of another real run. The number (the *seed*) makes the question: the same number, the same question. Without buttons, in a
+# terminal for instance, use `quiz("3", seed=0).answer(...)` and `.solution()`.
 
 # %%
-question = quiz("3", seed=1)
-question.text
+from workbench.widgets import QuizBox
 
-# %%
-question.answer(None)
+QuizBox(quiz("3", seed=0))
 
 # %%
 progress(3)

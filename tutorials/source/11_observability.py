@@ -19,8 +19,8 @@
 # You will read what an engine says about itself, rebuild its state from that alone, go back in time in a recording, look at a
 # run in a trace viewer, and find out what a server's "memory usage" gauge does not say. About 35 minutes.
 #
-# You need lesson 3 (pages, block tables) and from lesson 7: when no page is free, a running request is *preempted*. It gives
-# all its pages back, and is computed again later.
+# You need lesson 3 (pages, block tables) and one thing from lesson 7: when a running request needs a page and none is free, one
+# request is *preempted*. It gives all its pages back, waits, and later its tokens are computed again.
 
 # %%
 import tempfile
@@ -43,7 +43,11 @@ from workbench.events.words import describe
 llm = lesson11.busy_engine()
 batch = llm.step()
 print(len(batch.events), "events in step", batch.step)
-batch.events[7]
+next(event for event in batch.events if isinstance(event, ev.BlockAllocated))
+
+# %% [markdown]
+# `describe` says an event in words. Here are some of them. (Text writes numbers of requests; pictures write letters: A is request
+# 0, B is request 1. Every request here has one sequence, with the same number.)
 
 # %%
 for event in batch.events[-12:]:
@@ -289,15 +293,13 @@ print("only here:", ", ".join(lesson11.our_names()))
 #
 # ## Questions without end
 #
-# Each number makes another question about a recorded run. `.answer(...)` checks yours, `.solution()` tells. Open the recording
-# that it names: `Recording.open(lesson11.recorded(0))`.
+# Each is about a recording of a real run; `Recording.open(lesson11.recorded(0))` opens the one that it names. The number (the *seed*) makes the question: the same number, the same question. Without buttons, in a
+# terminal for instance, use `quiz("11", seed=0).answer(...)` and `.solution()`.
 
 # %%
-question = quiz("11", seed=1)
-question.text
+from workbench.widgets import QuizBox
 
-# %%
-question.answer(None)
+QuizBox(quiz("11", seed=0))
 
 # %%
 progress(11)
