@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from workbench.events import History, Recording
 from workbench.events.jumps import JumpIndex
-from workbench.events.kvtrace import RecordingError, TraceReader
+from workbench.events.kvtrace import ARCHIVE, KEYFRAME, RecordingError, TraceReader
 from workbench.events.types import RunStarted
 from workbench.views.series import RunSeries
 from workbench_app.limits import ExploreError, Limits, gone, too_large
@@ -200,7 +200,7 @@ class ExploreStore:
         try:
             length = file.seek(0, 2)
             ticket = ticket or self.reserve(length, owner)
-            recording = _open(file, name)
+            recording = _open(file, name, self.limits)
             _check_size(recording, self.limits)
         except BaseException:
             if ticket is not None:
@@ -383,9 +383,14 @@ def clean_name(name: str) -> str:
     return name[:_NAME_CHARS] or "recording"
 
 
-def _open(file: BinaryIO, name: str) -> Recording:
+def _open(file: BinaryIO, name: str, limits: Limits) -> Recording:
     try:
-        recording = Recording(TraceReader(file, name))
+        reader = TraceReader(file, name)
+        largest = max((frame.length for frame in reader.frames if frame.kind == KEYFRAME), default=0)
+        archived = sum(frame.length for frame in reader.frames if frame.kind == ARCHIVE)
+        if max(largest, archived) > limits.state_bytes:
+            raise too_large("State in the recording", max(largest, archived), limits.state_bytes)
+        recording = Recording(reader)
         recording.initial  # noqa: B018 - a snapshot that makes no sense is refused here, not later
     except RecordingError as error:
         raise ExploreError(422, "Recording", name, f"{_sentence(error, name)} Allowed are .kvtrace files.") from error

@@ -21,6 +21,8 @@ class Limits:
         sources: uploads in all. If there are as many, one that nobody has used for ``spare_seconds`` makes room.
         pages: largest pool of an uploaded recording, both tiers together.
         steps: most steps of an uploaded recording.
+        state_bytes: largest encoded state in an uploaded recording, and of all archives of ended requests together.
+            Decoded they may take a hundred times as much.
         idle_seconds: an upload that nobody has used for so long is closed.
         export_bytes: largest file that is made for a visitor to save.
         cache_bytes: of encoded frames and of encoded views that each source keeps.
@@ -34,6 +36,7 @@ class Limits:
     sources: int = 100
     pages: int = 1 << 18
     steps: int = 500_000
+    state_bytes: int = 16 << 20
     idle_seconds: float = 900.0
     spare_seconds: float = 60.0
     export_bytes: int = 1 << 30

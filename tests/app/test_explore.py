@@ -13,7 +13,9 @@ import pytest
 from tests.app.conftest import Clock
 from workbench import LLM, EngineConfig, SamplingParams
 from workbench.events import EventBus, Recorder, Recording
-from workbench.events.kvtrace import RecordingError
+from workbench.events.kvtrace import ARCHIVE, BATCH, KEYFRAME, RecordingError, TraceWriter
+from workbench.events.page_map import PageMap, encode_page_map
+from workbench.events.recording import new_header
 from workbench.events.timeline import Timeline
 from workbench.events.types import ModelGeometry, RunFinished, RunStarted
 from workbench.models import LoadedModel
@@ -127,6 +129,23 @@ def test_a_recording_of_a_pool_that_nobody_has_is_refused_before_it_is_made(stor
         upload(store, "a", file.getvalue())
     assert refused.value.status == 413
     assert len(store) == 0
+
+
+@pytest.mark.parametrize("kind", [KEYFRAME, ARCHIVE])
+def test_a_small_file_that_would_unfold_to_a_large_state_is_refused_unread(
+    clock: Clock, kind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = io.BytesIO()
+    writer = TraceWriter(file, new_header())
+    writer.frame(KEYFRAME, 0, encode_page_map(PageMap()))
+    writer.frame(BATCH, 1, b"")
+    writer.frame(kind, 1, b"\x91" * 2000)
+    writer.finish()
+    monkeypatch.setattr(Recording, "__init__", None)  # calling it would fail
+    store = ExploreStore(Limits(state_bytes=1000), clock=clock)
+    with pytest.raises(ExploreError, match=r"State in the recording: '2000 bytes' is not possible\. At most 1000 bytes"):
+        upload(store, "a", file.getvalue())
+    store.close()
 
 
 def test_a_file_named_at_the_start_opens(store: ExploreStore, tmp_path: Path) -> None:
