@@ -187,6 +187,14 @@ def test_masses_of_a_real_run_add_up_and_show() -> None:
     assert rows[0].covered < rows[1].covered < 1
 
 
+def test_the_board_ranks_by_the_mean() -> None:
+    table = lesson09.board_table(lesson09.board([LRU(), FIFO(), ANSWERS.MyPolicy()], [0, 1]))
+    assert list(table.ratios) == ["mine", "lru", "fifo"]
+    assert set(table.ratios["lru"].values()) == {1.0}
+    assert str(table).splitlines()[1].startswith("mine")
+    assert "mine" in table._repr_html_()
+
+
 def test_best_pages_are_the_best() -> None:
     mass = [0.1, 0.3, 0.05, 0.3, 0.2, 0.05]
     assert lesson09.best_pages(mass, 3) == [0, 1, 5]

@@ -56,7 +56,7 @@ for _ in range(16):
 # %%
 from workbench.widgets import Stepper
 
-Stepper(timeline)
+Stepper(timeline, step=timeline.last_step)
 
 # %%
 sequence = sorted(llm.page_map.sequences)[0]
@@ -84,9 +84,9 @@ per_token = 2 * 6 * k_cache[0, 0].numel() * k_cache.element_size()
 reveal("4.a", 1000 * per_token / 1e6, unit="MB", how="computed")
 
 # %% [markdown]
-# For each token we would read the whole cache once, write it, and read it again. On a GPU a decode step takes as long
-# as it takes to read the cache; so with the copy it takes about three times as long. Still, the copy is a good
-# beginning, because everything else can be compared with it.
+# For each token we would read all keys and values once, write them, and read them again. Attention over one query is
+# so little arithmetic that on a GPU its time is that of reading memory; with the copy, three times as much is moved.
+# Still, the copy is a good beginning, because everything else can be compared with it.
 #
 # **Exercise 4.1.** `cache` is `[num_pages, block_size, dim]`, `table` a tensor with the numbers of the sequence's
 # pages in order (perhaps with entries too many at its end). Return the sequence's first `length` keys, `[length,
@@ -152,7 +152,7 @@ check("4.2", attend_pages)
 # With a million tokens even the scores are many, and a GPU's fast memory is small. Can the softmax itself go page by
 # page? Its formula is exp(score) / (sum of all exp(score)). A sum can be built up page by page. But there is a catch.
 #
-# **Predict:** `exp` grows fast. What is the largest whole number whose `exp` still fits in a float32?
+# **Predict:** What is the largest whole number whose `exp` still fits in a float32?
 
 # %%
 predict("4.b", None)

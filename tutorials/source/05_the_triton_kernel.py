@@ -148,8 +148,8 @@ check("5.3", page_scores)
 # %% [markdown]
 # ## Puzzle 4: softmax over one page
 #
-# `tl.max(block, axis=0)` and `tl.exp(block)` are what you expect. Scores may be around 100, so subtract the largest one first
-# (lesson 4).
+# `tl.max(block, axis=0)` and `tl.exp(block)` are what you expect. Scores may be around 100, so subtract the largest
+# one first (lesson 4).
 
 # %%
 show_source(lesson05.spec_attend_page)
@@ -257,10 +257,10 @@ predict("5.b", None, unit="times")
 reveal("5.b", 6 / 2, unit="times", how="computed")
 
 # %% [markdown]
-# A decode step takes as long as it takes to read the cache. So one program does a whole group: it loads a page once
-# and uses it for all query heads of the group. Blocks get one dimension more: scores are `[GROUP, BLOCK_SIZE]`. The
-# cache is now `[num_pages, block_size, num_kv_heads, dim]`, so from one slot to the next it is `row = num_kv_heads *
-# DIM` numbers.
+# Attention in a decode step takes about as long as reading the keys and values takes (lesson 4). So one program does a
+# whole group: it loads a page once and uses it for all query heads of the group. Blocks get one dimension more: scores
+# are `[GROUP, BLOCK_SIZE]`. The cache is now `[num_pages, block_size, num_kv_heads, dim]`, so from one slot to the
+# next it is `row = num_kv_heads * DIM` numbers.
 
 # %%
 @triton.jit

@@ -7,7 +7,7 @@
 # You measure how much attention each page gets, read only the most promising pages and see what changes, and at the
 # end write a policy of your own that decides which cached pages are given up, and beats the usual one.
 #
-# *You need:* lessons 4 (attention over pages) and 6 (prefix caching). *Time:* about 40 minutes.
+# *You need:* lessons 4 and 5 (attention over pages, KV heads) and 6 (prefix caching). *Time:* about 40 minutes.
 
 # %%
 import torch
@@ -53,7 +53,7 @@ lesson09.mass_figure(run)
 # %%
 from workbench.widgets import Stepper
 
-Stepper(run.history, step=run.history.last_step, color_by="mass")
+Stepper(run.history, step=run.history.last_step - 1, color_by="mass")
 
 # %% [markdown]
 # **Exercise 9.1.** Compute it yourself, for one head: the query `q` `[dim]`, the pool of keys `[num_pages, block_size,
@@ -111,8 +111,8 @@ check("9.2", choose_pages)
 # every layer reads k pages of its own choice, the first and the last one among them. The result is *not exact*. How
 # much does it change?
 #
-# **Predict:** A prompt of 160 tokens, and a few that were written: 11 pages. Each head reads only 4 of them. Which share
-# of the exact attention is in the pages read, in percent?
+# **Predict:** A prompt of 160 tokens, and a few that were written: 11 pages. Each head reads only 4 of them. Which
+# share of the exact attention is in the pages read, in percent?
 
 # %%
 predict("9.b", None, unit="%")
@@ -125,22 +125,27 @@ reveal("9.b", 100 * rows[1].covered, unit="%")
 for row in rows:
     print(
         f"{row.top_k} of {row.pages:.0f} pages: {row.covered:.0%} of the mass, output off by {row.distance:.2f}, "
-        f"{row.changed} of {row.decisions} next tokens changed, first other token after {row.equal_before:.0f}"
+        f"{row.changed} of {row.decisions} next tokens changed, {row.equal_before:.0f} of {row.new_tokens} equal before"
     )
 
 # %% [markdown]
 # *Output off by* is the length of the difference from the exact output, relative to that output. *Next tokens
-# changed*: after the exact text, does one step with the chosen pages pick another token? *First other token*: the text
-# was written with the chosen pages all along; after a first difference it is another text.
+# changed*: after the exact text, does one step with the chosen pages pick another token? *Equal before*: the text was
+# written with the chosen pages all along, and so many tokens were equal before the first difference; after it, it is
+# another text.
 #
 # So few tokens and one prompt say little. With four prompts and 176 decisions per row (`docs/benchmarks.md`, measured
 # on this model): with an eighth of the pages of 2,048 tokens 4 percent of the next tokens change, with half of them
 # 1.1 percent. This model's attention is spread out; whether that of a large model is less so can't be said from here.
+#
+# This is the bound, as the engine computes it. `lo` and `hi` are the smallest and the largest value per page and
+# dimension. Where the query is positive, the largest key makes the largest product, where it is negative, the
+# smallest:
 
 # %%
-from workbench.experiments import selection
+from paged_kernels import page_bounds
 
-show_source(selection.measure_selection, lines=(1, 22))
+show_source(page_bounds.score_bounds, lines=(35, 38))
 
 # %% [markdown]
 # ## Which pages to keep

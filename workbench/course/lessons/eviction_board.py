@@ -7,6 +7,7 @@ is the engine's memory manager, unchanged, so a policy that wins here can be giv
 from __future__ import annotations
 
 import functools
+import html
 import math
 import random
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.course.verdict import Verdict
+from workbench.course.words import NEUTRAL, Said, box
 from workbench.events import EventBus
 from workbench.events.types import AnyEvent, BlockEvicted, Cause
 from workbench.memory.eviction import LRU, CachedPage, EvictionPolicy
@@ -121,16 +123,32 @@ def board(policies: Sequence[EvictionPolicy], seeds: Sequence[int]) -> list[Row]
     ]
 
 
-def board_table(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
-    """Per policy, best first: tokens found against LRU, mean over the seeds, by kind and over all."""
+@dataclass(frozen=True, repr=False)
+class BoardTable(Said):
+    """Policies, best first, with what they find against LRU: by kind, and the mean."""
+
+    ratios: dict[str, dict[str, float]]
+
+    def _plain(self) -> str:
+        width = max(map(len, [*self.ratios, "policy"]))
+        lines = [" ".join([f"{'policy':<{width}}", *(f"{kind:>10}" for kind in (*KINDS, "mean"))])]
+        for policy, by_kind in self.ratios.items():
+            lines.append(" ".join([f"{policy:<{width}}", *(f"{value:>10.2f}" for value in by_kind.values())]))
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return box(NEUTRAL, f"<pre style='margin:0'>{html.escape(self._plain())}</pre>")
+
+
+def board_table(rows: Sequence[Row]) -> BoardTable:
+    """Per policy, best first: tokens found against LRU (1 = the same), mean over the seeds."""
     table: dict[str, dict[str, float]] = {}
     for policy in dict.fromkeys(row.policy for row in rows):
         mine = [row for row in rows if row.policy == policy]
         by_kind = {kind: [row.ratio for row in mine if row.kind == kind] for kind in KINDS}
         table[policy] = {kind: sum(values) / len(values) for kind, values in by_kind.items()}
         table[policy]["mean"] = sum(table[policy].values()) / len(KINDS)
-    ranked = sorted(table.items(), key=lambda item: -item[1]["mean"])
-    return {policy: {kind: f"{value:.2f} x" for kind, value in values.items()} for policy, values in ranked}
+    return BoardTable(dict(sorted(table.items(), key=lambda item: -item[1]["mean"])))
 
 
 class _Checked:
