@@ -202,7 +202,8 @@ check("2.3", judge)
 # ## The paper's Fig. 2, re-made
 #
 # Now the whole picture: at every step in which a request waited, what did the taken slots do? Above is what the paper
-# reports, below what you have just measured.
+# reports, below what you have just measured. (For paged memory the paper gives one number only. What it calls external
+# fragmentation includes "others".)
 
 # %%
 lesson02.fig2(ours)

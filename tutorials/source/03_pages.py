@@ -51,8 +51,8 @@ from workbench.course.lessons.lesson03 import Books, fig6_engine, table_of
 # Kwon et al. (SOSP 2023, section 4.3, Fig. 6) show one request with the prompt "Four score and seven years ago our". A page
 # holds 4 tokens. The paper's model writes "fathers", then "brought".
 #
-# The paper counts seven words as seven tokens. The tokenizer of our small model cuts "Four" into two pieces and has its own
-# idea of some others, so that we take the last six words, which are seven tokens.
+# The paper counts seven words as seven tokens. The tokenizer of our small model cuts "Four" and "score" into two pieces each.
+# So we leave out "Four": six words, seven tokens.
 
 # %%
 tokenize = lesson03.tiny().tokenizer.tokenize
