@@ -20,12 +20,13 @@ from workbench.events.timeline import Timeline
 from workbench.events.types import ModelGeometry, RunFinished, RunStarted
 from workbench.models import LoadedModel
 from workbench.views.view import Table, View
-from workbench_app.explore import ByteCache, ExploreStore, Source, clean_name
+from workbench_app.explore import ByteCache, ExploreStore, Source
 from workbench_app.explore_answers import frame_answer, meta_answer, view_answer
 from workbench_app.explore_views import VIEWS, Asked
 from workbench_app.exports import KINDS, export
 from workbench_app.gallery import path_of
 from workbench_app.limits import ExploreError, Limits
+from workbench_app.upload_checks import clean_name
 
 SAMPLES = path_of("samples").read_bytes()
 
@@ -143,7 +144,7 @@ def test_a_small_file_that_would_unfold_to_a_large_state_is_refused_unread(
     writer.finish()
     monkeypatch.setattr(Recording, "__init__", None)  # calling it would fail
     store = ExploreStore(Limits(state_bytes=1000), clock=clock)
-    with pytest.raises(ExploreError, match=r"State in the recording: '2000 bytes' is not possible\. At most 1000 bytes"):
+    with pytest.raises(ExploreError, match=r"State in the recording: '2000 bytes' is not possible\. At most 1000"):
         upload(store, "a", file.getvalue())
     store.close()
 
