@@ -105,3 +105,12 @@ def test_questions_have_right_answers() -> None:
         assert not question.answer(question.expected + 1).passed
         texts.add(question.question)
     assert len(texts) == 5
+
+
+def test_enough_is_free_and_no_piece_is_large_enough() -> None:
+    """What the lesson says of step 20 under Oracle."""
+    _, timeline = lesson02.run_burst("oracle")
+    state = timeline.state_at(20)
+    assert state.blocked is not None
+    assert (state.blocked.request, state.blocked.needed, state.blocked.available) == (11, 128, 64)
+    assert state.num_slots - sum(held.region.size for held in state.sequences.values() if held.region) == 128

@@ -109,11 +109,11 @@ from workbench.widgets import Stepper
 Stepper(runs["max"][1], step=19)
 
 # %% [markdown]
-# And this is Oracle, where regions have different sizes. A number in a gap says how many slots are free there. Some gaps
-# are too small for the request that waits first.
+# And this is Oracle after step 20, where regions have different sizes. A number in a gap says how many slots are free there.
+# 128 slots are free, and request L waits for 128 slots: but they must be in one piece, and the larger gap has 64.
 
 # %%
-views.contiguous_view(runs["oracle"][1].state_at(30)).figure
+views.contiguous_view(runs["oracle"][1].state_at(20)).figure
 
 # %% [markdown]
 # ## Exercise 2.1: how much does each rule ask for?
