@@ -214,8 +214,7 @@ reveal("8.c", twice(tight), "%")
 # overtakes the head of the queue. With a smaller pool fewer requests run at once, and those get on.
 #
 # What is computed twice is still wasted. The cause is that requests are let in too eagerly: each takes the pages that
-# its prompt needs, and a moment later all of them need more. The **watermark** is the remedy in this engine: a share of
-# the pool that newcomers must leave free, so that those who run can grow.
+# its prompt needs, and a moment later all of them need more. The *watermark* of lesson 7 leaves them room to grow:
 
 # %%
 careful = burst(num_blocks=20, watermark=0.25)
