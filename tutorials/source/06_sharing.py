@@ -13,20 +13,20 @@
 # %% [markdown]
 # # 6. Sharing
 #
-# **Question.** Somebody asks for four answers to one prompt. The prompt's keys and values are the same for all four. Must they
-# be stored four times? And if a thousand people send prompts that begin alike?
+# **Question.** Somebody asks for four answers to one prompt. The prompt's keys and values are the same for all four.
+# Must they be stored four times? And if a thousand people send prompts that begin alike?
 #
-# You will see two samples share pages and part, write the reference counts and the copy-on-write that make it safe, and then
-# find pages by what is in them. About 40 minutes.
+# You will see two samples share pages and part, write the reference counts and the copy-on-write that make it safe,
+# and then find pages by what is in them. About 40 minutes.
 #
 # You need from lesson 3: pages, block tables, the free list, and what `grow` and `release` do.
 
 # %%
 from workbench import views
-from workbench.course import check, predict, progress, quiz, reveal, show_source
+from workbench.course import check, hint, predict, progress, quiz, reveal, show_source
 from workbench.course.lessons import lesson06
 from workbench.course.lessons.lesson06 import SharedBooks, fig8_engine, tables_of
-from workbench.widgets import Stepper
+from workbench.widgets import QuizBox, Stepper
 
 # %% [markdown]
 # ## One page, two block tables
@@ -39,13 +39,14 @@ from workbench.widgets import Stepper
 #
 # - One of the two ends and gives its pages back, although the other one still reads them. So we count: the **reference
 #   count** of a page is the number of block tables in which it is. A page is free only at 0.
-# - One of the two must *write* to a page that both have: the last page of the prompt, if it is not full. Their next tokens
-#   differ. So whoever writes to a page with a count above 1 gets a copy first: **copy-on-write**.
+# - One of the two must *write* to a page that both have: the last page of the prompt, if it is not full. Their next
+#   tokens differ. So whoever writes to a page with a count above 1 gets a copy first: **copy-on-write**.
 #
 # ## The paper's example
 #
-# Fig. 8 of the paper (section 4.4) is the request of lesson 3 with two samples, A1 and A2: seven prompt tokens on pages 7
-# and 1, of 4 tokens each. Page 1 holds three tokens. Then each sample stores its first token. The next free page is 3.
+# Fig. 8 of the paper (section 4.4) is the request of lesson 3 with two samples, A1 and A2: seven prompt tokens on
+# pages 7 and 1, of 4 tokens each. Page 1 holds three tokens. Then each sample stores its first token. The next free
+# page is 3.
 #
 # - **6.a** How many pages do the two samples use together after that? (Without sharing: 2 each, 4.)
 # - **6.b** How many pages are copied?
@@ -74,9 +75,9 @@ reveal("6.b", after.totals.blocks_copied, "pages")
 
 # %% [markdown]
 # In step 3 the prompt is computed once, and both samples point to pages 7 and 1: each has a count of 2. In step 4 the
-# first sample must write into page 1. Its count is 2, so the content is copied to page 3, the first sample's table names 3
-# instead, and the count of page 1 falls to 1. Then the second sample writes: the count is 1 now, the page is its own, and
-# nothing is copied. This is what Fig. 8 shows, with the paper's page numbers.
+# first sample must write into page 1. Its count is 2, so the content is copied to page 3, the first sample's table
+# names 3 instead, and the count of page 1 falls to 1. Then the second sample writes: the count is 1 now, the page is
+# its own, and nothing is copied. This is what Fig. 8 shows, with the paper's page numbers.
 
 # %%
 views.block_tables_view(after, request).figure
@@ -85,20 +86,21 @@ views.block_tables_view(after, request).figure
 Stepper(timeline, step=3, selection=1)
 
 # %% [markdown]
-# Step from 3 to 4 and read the list of events. In which steps do pages come back, and when does page 7, which both use?
+# Step from 3 to 4 and read the list of events. Then go to step 7, in which both samples end. Page 7 is released twice, but
+# it is free only once: when?
 #
 # ## Exercise 6.1: fork and release
 #
-# Your books are those of lesson 3 and two more things: a count per page, and a length per sequence. `take` and `begin` are
-# given.
+# Your books are those of lesson 3 and two more things: a count per page, and a length per sequence. `take` and `begin`
+# are given.
 
 # %%
 show_source(SharedBooks)
 
 # %% [markdown]
 # - `fork(parent, child)`: the child has the same pages and the same length.
-# - `release(sequence)`: the sequence is gone from `tables` and `lengths`. Each of its pages has one reference less, **the
-#   last page of the table first**; a page that nobody has any more goes to the end of the free list.
+# - `release(sequence)`: the sequence is gone from `tables` and `lengths`. Each of its pages has one reference less,
+#   **the last page of the table first**; a page that nobody has any more goes to the end of the free list.
 
 # %%
 class Forking(SharedBooks):
@@ -132,13 +134,14 @@ check("6.1", Counting)
 #
 # ## Exercise 6.2: copy on write
 #
-# `append(sequence)` makes room for **one more token** and counts it in `lengths`. (Take it that a page is free when you need
-# one.) Where the token goes, its length says: `divmod(length, block_size)` is the logical page and the place in it.
+# `append(sequence)` makes room for **one more token** and counts it in `lengths`. (Take it that a page is free when
+# you need one.) Where the token goes, its length says: `divmod(length, block_size)` is the logical page and the place
+# in it.
 #
 # - If that page does not exist yet, the sequence takes one.
 # - If it exists and is the sequence's own, there is nothing to do.
-# - If others use it, too, the sequence takes a page in its place, and the old one loses a reference. Then return the copy
-#   that must be made: `(old page, new page)`. In all other cases return `None`.
+# - If others use it, too, the sequence takes a page in its place, and the old one loses a reference. Then return the
+#   copy that must be made: `(old page, new page)`. In all other cases return `None`.
 
 # %%
 class Sharing(Counting):
@@ -173,12 +176,12 @@ show_source(PagedMemory._copy_on_write)
 # ## Beams
 #
 # Samples part once and never meet again. **Beam search** is livelier. It keeps the k most probable texts so far, the
-# *beams*. At every step each beam is tried with every next token, and the k best of all these stay. So one beam may go on
-# in two or three ways, and another one may end. Going on in several ways is a fork; ending is a release. The paper compares
-# it to the tree of processes that an operating system forks and kills (section 4.4, Fig. 9).
+# *beams*. At every step each beam is tried with every next token, and the k best of all these stay. So one beam may go
+# on in two or three ways, and another one may end. Going on in several ways is a fork; ending is a release. The paper
+# compares it to the tree of processes that an operating system forks and kills (section 4.4, Fig. 9).
 #
-# We run one prompt of 22 tokens, 24 more tokens, pages of 4, first with 4 samples, then with 4 beams. *Saved* is the share of
-# the entries in all block tables that need no page of their own, as in the paper's Fig. 15.
+# We run one prompt of 22 tokens, 24 more tokens, pages of 4, first with 4 samples, then with 4 beams. *Saved* is the
+# share of the entries in all block tables that need no page of their own, as in the paper's Fig. 15.
 #
 # - **6.c** How many percent do 4 samples save, mean over all steps?
 # - **6.d** And 4 beams?
@@ -198,8 +201,8 @@ reveal("6.c", lesson06.saved(samples), "%")
 reveal("6.d", lesson06.saved(beams), "%")
 
 # %% [markdown]
-# At most 75 % can be saved with 4 sequences: one page instead of four. Samples share the full pages of the prompt, and with
-# every token this is a smaller part. Beams descend from each other, so that they also share much of what was
+# At most 75 % can be saved with 4 sequences: one page instead of four. Samples share the full pages of the prompt, and
+# with every token this is a smaller part. Beams descend from each other, so that they also share much of what was
 # written.
 #
 # The tree of pages, in the last step before the end: a bar is a run of pages, the thicker the more beams use it.
@@ -208,8 +211,8 @@ reveal("6.d", lesson06.saved(beams), "%")
 views.sharing_tree_view(beams.state_at(22)).figure
 
 # %% [markdown]
-# Step through the beams. Colour the map by "refs" to see the counts, and look for a step in which a page is copied, and one in
-# which a beam is dropped.
+# Step through the beams. Colour the map by "refs" to see the counts, and look for a step in which a page is copied,
+# and one in which a beam is dropped.
 
 # %%
 Stepper(beams, step=12, color_by="refs")
@@ -217,8 +220,8 @@ Stepper(beams, step=12, color_by="refs")
 # %% [markdown]
 # ## Exercise 6.3: foretell them
 #
-# Nothing to write. The check runs samples and beams on the real engine and gives your class the same calls: which sequence
-# is forked, which one stores a token, which one ends. If your counts are right, you name every page.
+# Nothing to write. The check runs samples and beams on the real engine and gives your class the same calls: which
+# sequence is forked, which one stores a token, which one ends. If your counts are right, you name every page.
 
 # %%
 check("6.3", Sharing)
@@ -226,13 +229,14 @@ check("6.3", Sharing)
 # %% [markdown]
 # ## Prefix caching
 #
-# Forks share within one request. But many prompts begin alike: instructions that an operator puts before every question, or
-# a conversation that comes back with one more message. When the second request arrives, the first may be long gone.
+# Forks share within one request. But many prompts begin alike: instructions that an operator puts before every
+# question, or a conversation that comes back with one more message. When the second request arrives, the first may be
+# long gone.
 #
-# So pages are kept, and found again **by what is in them**. A full page gets a *name*, made from its tokens. When its count
-# falls to 0 and it has a name, it is neither free nor in use: it is **cached**. A request whose text begins with the same
-# tokens takes it, and need not compute them. If a page is needed and none is free, a cached one gives its content up: it is
-# **evicted**.
+# So pages are kept, and found again **by what is in them**. A full page gets a *name*, made from its tokens. When its
+# count falls to 0 and it has a name, it is neither free nor in use: it is **cached**. A request whose text begins with
+# the same tokens takes it, and need not compute them. If a page is needed and none is free, a cached one gives its
+# content up: it is **evicted**.
 #
 # Two requests here begin with the same instructions. Pages have 8 tokens.
 
@@ -262,9 +266,10 @@ reveal("6.e", llm.page_map.totals.prefill_tokens - before, "tokens")
 #
 # ## Exercise 6.4: names
 #
-# What is the name of a page? Not just a hash of its own tokens. Keys and values of a token depend on **all tokens before it**: in
-# every layer but the first they are computed from what attention has mixed in. The same words behind another beginning have
-# other keys and values. So the name of the page before goes into the hash: the names form a chain.
+# What is the name of a page? Not just a hash of its own tokens. Keys and values of a token depend on **all tokens
+# before it**: in every layer but the first they are computed from what attention has mixed in. The same words behind
+# another beginning have other keys and values. So the name of the page before goes into the hash: the names form a
+# chain.
 #
 # The engine's hash takes both:
 
@@ -290,12 +295,12 @@ check("6.4", page_names)
 # %% [markdown]
 # ## Exercise 6.5: find a prefix
 #
-# `pages` tells where the content with a name lies: a dictionary from names to physical pages. Return the pages that hold the
-# beginning of a text, in order.
+# `pages` tells where the content with a name lies: a dictionary from names to physical pages. Return the pages that
+# hold the beginning of a text, in order.
 #
 # - Stop at the first page that is not there. Pages behind a gap are of no use now.
-# - Leave at least the **last token** over, even if its page is there: the next token is made from what the model computes for
-#   the last one, and that is not stored, only keys and values are.
+# - Leave at least the **last token** over, even if its page is there: the next token is made from what the model
+#   computes for the last one, and that is not stored, only keys and values are.
 
 # %%
 def find_prefix(pages, token_ids, block_size):
@@ -316,32 +321,31 @@ check("6.5", find_prefix)
 show_source(PagedMemory._find_prefix)
 
 # %% [markdown]
-# And now the reason that lesson 3 owed you. Cached pages are evicted in the order in which they fell idle, the longest idle
-# first. A sequence gives its *last* page back first, so the end of a text goes before its beginning. The other way
-# round, a text's first page would be the first to go, and all others, still in memory, could never be found again.
+# And now the reason that lesson 3 owed you. Cached pages are evicted in the order in which they fell idle, the longest
+# idle first. A sequence gives its *last* page back first, so the end of a text goes before its beginning. The other
+# way round, a text's first page would be the first to go, and all others, still in memory, could never be found again.
 #
 # ## What the paper says, what we saw
 #
-# - Parallel samples share the prompt's pages; at most one page per sample is copied, the last one (section 4.4, Fig. 8). We ran
-#   the figure: 7 and 1 shared, 1 copied to 3.
+# - Parallel samples share the prompt's pages; at most one page per sample is copied, the last one (section 4.4, Fig.
+#   8). We ran the figure: 7 and 1 shared, 1 copied to 3.
 # - Beam search shares more, and the pattern changes all the time; earlier systems copied whole caches between beams
 #   (section 4.4, Fig. 9).
 # - Saved with 2 to 6 sequences (Fig. 15): samples 6.1 to 9.8 %, beams 37.6 to 55.2 % (Alpaca); 16.2 to 30.5 % and 44.3
-#   to 66.3 % (ShareGPT). Your 6.c and 6.d are from one small request with pages of 4, not 16: more of its prompt is in full
-#   pages.
-# - A shared prefix: 1.67 times the throughput of Orca (Oracle) with 80 tokens in common, 3.58 times with 341
-#   (section 6.4, Fig. 16). There the operator says beforehand which prefixes to keep (section 4.4). That pages find each
-#   other by names came later; vLLM calls it automatic prefix caching.
+#   to 66.3 % (ShareGPT). Your 6.c and 6.d are from one small request with pages of 4, not 16: more of its prompt is in
+#   full pages.
+# - A shared prefix: 1.67 times the throughput of Orca (Oracle) with 80 tokens in common, 3.58 times with 341 (section
+#   6.4, Fig. 16). There the operator says beforehand which prefixes to keep (section 4.4). That pages find each other
+#   by names came later; vLLM calls it automatic prefix caching.
 
 # %% [markdown]
 # ## Questions without end
+#
+# Each is about another step of another real run. The number (the *seed*) makes the question: the same number, the same
+# question. Without buttons, in a terminal for instance, use `quiz("6", seed=0).answer(...)` and `.solution()`.
 
 # %%
-question = quiz("6", seed=2)
-question.text
-
-# %%
-question.answer(None)
+QuizBox(quiz("6", seed=0))
 
 # %%
 progress(6)
@@ -351,5 +355,6 @@ progress(6)
 #
 # - Words: *reference count*, *fork*, *copy-on-write*, *beam search*, *prefix cache*, *cached page*, *eviction* in the
 #   glossary (`workbench.glossary.find("fork")`).
-# - `docs/design.md`, "Sharing"; `docs/policies.md` for other orders of eviction. You write one of your own in lesson 9.
+# - `docs/design.md`, "Sharing"; `docs/policies.md` for other orders of eviction. You write one of your own in lesson
+#   9.
 # - Next: lesson 7, who gets pages when there are not enough for everybody.

@@ -83,6 +83,13 @@ def _settings(rng: random.Random) -> dict[str, int]:
     }
 
 
+def _words(settings: dict[str, int]) -> str:
+    return (
+        f"{settings['num_pages']} pages of {settings['block_size']}, a budget of {settings['budget']}, at most "
+        f"{settings['max_running']} run, {settings['reserve']} pages in reserve"
+    )
+
+
 def _fill(server: Server, seed: int, crowded: bool) -> Server:
     """Running requests with pages, and waiting ones; the same for the same seed."""
     rng = random.Random(seed)
@@ -286,11 +293,11 @@ def grade_step(answer: Callable[..., Any], seed: int) -> Verdict:
             number = next(n for n in [*expected, *plan] if plan.get(n) != expected.get(n))
             wrong = f"request {number}: it computes {plan.get(number, 0)} tokens, and should {expected.get(number, 0)}"
         if wrong:
-            words = f"{settings}. Step {step}: {wrong}."
+            words = f"{_words(settings)}. Step {step}: {wrong}."
             return Verdict(False, words, plan, expected, f"step {step}, {wrong.split(':')[0]}")
         wrong = _difference(_show(yours), _show(right))
         if wrong:
-            words = f"{settings}. After the plan of step {step}, {wrong}."
+            words = f"{_words(settings)}. After the plan of step {step}, {wrong}."
             return Verdict(False, words, _show(yours), _show(right), f"step {step}, {wrong.split(':')[0]}")
         advance(yours, plan)
         advance(right, expected)
@@ -332,7 +339,7 @@ def grade_replay(answer: Callable[..., Any], seed: int) -> Verdict:
         if plan != expected:
             mine = plan if isinstance(plan, dict) else {}
             number = next((n for n in [*expected, *mine] if mine.get(n) != expected.get(n)), 0)
-            words = f"{settings}. In step {step} the engine computes {expected}"
+            words = f"{_words(settings)}. In step {step} the engine computes {expected}"
             return Verdict(False, f"{words} (request: tokens).", plan, expected, f"step {step}, request {number}")
         advance(yours, plan)
     return Verdict(True, f"{len(plans)} steps of a real run with {preempted} preemptions, all foretold.")
