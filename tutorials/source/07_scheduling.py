@@ -238,6 +238,8 @@ check("7.2", Admitting)
 #   the **front** of the queue.
 # - If that is the request itself, stop: return False.
 # - Otherwise give it its pages and return True.
+#
+# (If a check never ends, a loop of yours does not. Interrupt the kernel and look at what changes in it.)
 
 
 # %%
