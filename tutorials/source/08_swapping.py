@@ -251,8 +251,9 @@ print("the same tokens:", tokens == expected_tokens)
 reveal("8.d", lesson08.read_per_token(parts), "MB")
 
 # %% [markdown]
-# Nearly the whole text, for every token. Now the same on a GPU. We measured a text of 32,768 tokens on an H200, in a
-# pool that holds an eighth of it: 3,133 MiB (3,285 MB) are read for each token. The link moves 55 GB/s.
+# That is every page that is not on the device, 32 of 42, for each token. Now the same on a GPU. We measured a text of
+# 32,768 tokens on an H200, in a pool that holds an eighth of it: 3,133 MiB (3,285 MB) are read for each token. The
+# link moves 55 GB/s.
 #
 # - **8.e** How many tokens per second can it write at most?
 

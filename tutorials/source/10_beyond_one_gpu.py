@@ -262,7 +262,7 @@ reveal("10.d", recompute / swap, how="modelled")
 
 # %%
 prefill = lesson10.prefill_run()
-for step in range(1, prefill.last_step + 1):
+for step in range(1, prefill.last_step):
     print(f"after step {step}: pages {lesson10.full_pages(prefill, step)} are full and can be sent")
 
 # %%

@@ -23,6 +23,7 @@ from workbench.course.lessons.real_runs import engine_kv, short_run
 from workbench.course.verdict import Verdict
 from workbench.events import Timeline
 from workbench.views.palette import LIGHT, REQUEST_COLORS
+from workbench.workloads import BundledText
 
 GB, GIGA, TERA = 1e9, 1e9, 1e12
 
@@ -149,9 +150,8 @@ def measured_bandwidth() -> float:
 
 def measured_step(batch: int = 4, context: int = 48) -> float:
     """Seconds of a decode step of the bundled model, median, with so many sequences of about this context."""
-    rng = random.Random(0)
-    vocab = tiny().geometry.vocab_size
-    jobs = [Job([rng.randrange(1, vocab) for _ in range(context - 8)], 16) for _ in range(batch)]
+    rng, text = random.Random(0), BundledText(tiny().tokenizer)
+    jobs = [Job(text.draw(rng, context - 8), 16) for _ in range(batch)]
     llm, _ = run(jobs, steps=1, num_blocks=64)
     taken = []
     while llm.has_unfinished:
@@ -330,9 +330,7 @@ def grade_delay(answer: Callable[[float, float, float, int], float], seed: int) 
 
 def prefill_run() -> Timeline:
     """A prompt of 96 tokens, computed in chunks of 40 on pages of 16, and two tokens written."""
-    rng = random.Random(10)
-    vocab = tiny().geometry.vocab_size
-    prompt = [rng.randrange(1, vocab) for _ in range(96)]
+    prompt = BundledText(tiny().tokenizer).draw(random.Random(10), 96)
     _, timeline = run([Job(prompt, 2)], num_blocks=12, block_size=16, max_num_batched_tokens=40, max_model_len=128)
     return timeline
 
