@@ -245,8 +245,10 @@ def test_swapping_moves_pages_and_changes_no_token(tiny: LoadedModel) -> None:
     seen_host = False
     while not duel.done:
         duel.advance()
-        host = build_frame(duel, duel.last_step)["left"]["map"]["host"]
-        seen_host |= any(owner >= 0 for owner in host["owner"])
+        if not seen_host and any(page.ref_count for page in duel.left.llm.page_map.host_pages):
+            seen_host = True
+            host = build_frame(duel, duel.last_step)["left"]["map"]["host"]
+            assert any(owner >= 0 for owner in host["owner"])
     assert seen_host
     assert duel.left.llm.page_map.totals.swapped_in_bytes > 0
     assert duel.compare().state == "equal"
