@@ -38,8 +38,7 @@ show_source(Model)
 # %% [markdown]
 # These are computed from the models' published configurations, in half precision (2 bytes per number). Note OPT-13B,
 # the paper's model: it keeps 800 KiB per token, the paper says 800 KB (section 3). Llama 3 70B is five times as large
-# and keeps less than half as much, because eight query heads share a KV head. The models changed more than the
-# memories did.
+# and keeps less than half as much, because eight query heads share a KV head. 
 #
 # ## Machines
 #
@@ -194,13 +193,13 @@ reveal("10.c", rooms[16] / rooms[8], how="modelled")
 
 # %% [markdown]
 # From 2 to 8 devices the room grows faster than the number of devices, because the weights take a smaller part of
-# each. Then the heads run out: 16 devices keep every head twice, and only what the weights free is gained. Servers
-# then rather run two groups of 8, each with its own requests.
+# each. Then the heads run out: 16 devices keep every head twice, and only what the weights free is gained. Two groups
+# of 8, each with its own requests, have room for twice as many.
 #
 # ## Swap or recompute, on other machines
 #
 # The two costs of lesson 8, for 2,000 tokens of Llama 3 8B: 2 x bytes / link, and 2 x parameters x tokens / (half of
-# the operations; a prefill does not reach more).
+# the operations; that a prefill reaches half is an assumption).
 #
 # - **10.d** On an H100: how many times as long does recomputing take as swapping?
 
