@@ -25,14 +25,16 @@ def page(app: App, browser: Any) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     opened = context.new_page()
     errors: list[str] = []
-    opened.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    opened.on("console", lambda m: errors.append(f"{m.text} {m.location['url']}") if m.type == "error" else None)
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.goto(f"{app.url}?tab=explore")
     opened.wait_for_selector("[data-recording=beams]", timeout=60_000)
     yield opened
     context.close()
-    # The browser reports every answer that is not 200, also where that is what was asked for.
-    assert [error for error in errors if "422" not in error] == []
+    # The browser reports every answer that is not 200, also where that is what was asked for: a damaged file, and a
+    # run that has been closed meanwhile.
+    expected = [error for error in errors if ("422" in error or "404" in error) and "/kvw/" in error]
+    assert [error for error in errors if error not in expected] == []
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import torch
 
 from workbench.models import LoadedModel
 from workbench_app.lab import lab_tab
-from workbench_app.main import launch_options, make_store, step_threads
+from workbench_app.main import launch_options, make_services, step_threads
 
 pytestmark = pytest.mark.browser
 
@@ -30,16 +30,17 @@ def lab_url(tiny: LoadedModel) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    store = make_store(tiny)
+    services = make_services(tiny)
     with gr.Blocks(title="Lab", analytics_enabled=False) as demo, gr.Tabs():
         with gr.Tab("Other"):
             gr.Markdown("Another tab.")
         with gr.Tab("Lab"):
-            lab_tab(store)
-    demo.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **launch_options())
+            lab_tab(services.sessions)
+    options = launch_options(services)
+    demo.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **options)
     yield f"http://127.0.0.1:{port}/"
     demo.close()
-    store.close()
+    services.close()
     torch.set_num_threads(threads)
 
 

@@ -72,8 +72,8 @@ class Page:
     """A tab of its own.
 
     Attributes:
-        wire: bytes that Gradio's stream brought, its own words included; only with ``listens``, for which Chromium keeps
-            what the page gets in the memory of the tab.
+        wire: bytes that Gradio's stream brought, its own words included; only with ``listens``, for which Chromium
+            keeps what the page gets in the memory of the tab.
     """
 
     def __init__(self, browser: Any, listens: bool = False) -> None:
