@@ -217,7 +217,8 @@ window.KVW = window.KVW || {};
   }
 
   function onEvent(event) {
-    if (!tour || !steps[at].done || card.contains(event.target)) return;
+    if (!tour || !steps[at].done) return;
+    if (card.contains(event.target) && event.type !== "keydown") return; // its own buttons; keys count wherever the focus is
     for (const one of flat(steps[at].done))
       for (const [kind, names] of Object.entries(EVENTS)) {
         if (!(kind in one) || !names.includes(event.type)) continue;
