@@ -37,6 +37,9 @@ from workbench.course.lessons.lesson01 import decode, encode, write_with_cache, 
 # A **token** is a piece of text, often a word or a part of one. The model turns the tokens so far into scores for the next
 # one. We take the token with the highest score, put it behind the others, and start again. (This is called *greedy*
 # decoding. The text that a greedy small model writes soon repeats itself; that does not matter here.)
+#
+# `show_source` shows code of the course as it is. In this one `logits` are the scores, and `fed` counts what goes through
+# the model.
 
 # %%
 show_source(write_without_cache)
@@ -70,7 +73,7 @@ reveal("1.a", sum(without.fed), "tokens", how="counted")
 # their **values** are mixed. It needs nothing else of them. Their queries were of use to themselves only.
 #
 # So we keep keys and values, of all tokens, in all layers: that is the **KV cache**. Then only the new token goes through the
-# model.
+# model. (`DynamicCache` below is the one of the library *transformers*, from which our model comes.)
 
 # %%
 show_source(write_with_cache)
@@ -131,6 +134,9 @@ check("1.1", work)
 # $$w = \operatorname{softmax}\left(\frac{K q}{\sqrt{d}}\right)$$
 #
 # where the rows of $K$ are the keys and $d$ is the number of entries of `q`.
+#
+# What you need of torch: `torch.stack(vectors)` makes a matrix of a list of vectors, one row each; `a @ b` is the product of
+# matrices and vectors; `x.softmax(0)` is the softmax of a vector.
 
 # %%
 import torch
@@ -180,7 +186,8 @@ def bytes_per_token(layers, kv_heads, head_dim, bytes_per_number):
 check("1.3", bytes_per_token)
 
 # %% [markdown]
-# Now for models that you know. The numbers are those of their published configurations, in half precision.
+# Now for models that you know. The numbers are those of their published configurations, in half precision. (Our model, in
+# the last line, keeps 4 bytes per number.)
 
 # %%
 for name, s in {**lesson01.KNOWN, "our model": lesson01.tiny_shape()}.items():
@@ -209,8 +216,9 @@ reveal("1.c", int(12e9 // (2048 * per_token)), "requests", how="computed")
 #
 # ## A real engine
 #
-# The engine of this course keeps its KV cache itself. Here it writes the same text. `num_computed_tokens` says how many
-# tokens have their keys and values in memory.
+# The engine of this course keeps its KV cache itself. Here it writes the same text. `num_blocks` is the size of its memory
+# (lesson 3 says in what unit), temperature 0 means greedy. `llm.page_map` knows what is in memory: `num_computed_tokens` says
+# how many tokens have their keys and values there.
 
 # %%
 llm = LLM(lesson01.tiny(), EngineConfig(num_blocks=16))
@@ -220,6 +228,10 @@ for _ in range(3):
     state = llm.page_map.sequences[0]
     print(f"step {llm.step_number}: {state.num_computed_tokens} tokens in memory")
 
+# %% [markdown]
+# Now to the end. Are the tokens those of your first loop? (The engine stops early if the model writes its end-of-text token;
+# so we compare as many as there are.)
+
 # %%
 while llm.has_unfinished:
     llm.step()
@@ -227,8 +239,9 @@ written = llm.output(request).outputs[0].token_ids
 written == without.tokens[: len(written)]
 
 # %% [markdown]
-# Step through its run. The picture shows memory in *pages*; what these are is the subject of lesson 3. For now look at how
-# the number of filled cells grows: the whole prompt in the first step, then one per step.
+# Step through another, shorter run. The picture shows memory in *pages*; what these are is the subject of lesson 3. For now
+# look at how the number of filled cells grows (each has room for one token): the whole prompt in the first step, then one per
+# step.
 
 # %%
 from workbench.events import Timeline
@@ -246,14 +259,15 @@ Stepper(timeline, step=1)
 #   vectors) × 5120 (hidden state size) × 40 (number of layers) × 2 (bytes per FP16)" (section 3). Your function says the same:
 #   819,200 bytes are 800 times 1,024. (5,120 is 40 heads times 128.)
 # - One request of 2,048 tokens takes up to 1.6 GB there (section 3).
-# - Fig. 1: with a 13 B model on a 40 GB GPU about 65 % of the memory hold weights, and close to 30 % are left for KV caches.
+# - Fig. 1: with a 13 B model on a 40 GB GPU about 65 % of the memory hold weights, and close to 30 % are left for KV caches:
+#   the 26 GB and 12 GB of 1.c (Table 1).
 # - 7.0 requests at once is also what the paper measured with OPT-13B when each got room for the longest sequence (Fig. 13).
 # - Here: the same tokens with and without a cache, and the counts that you computed.
 #
 # ## Questions without end
 #
-# Each question is another one, some about a real run. The number (the *seed*) makes the question: the same number, the same question. Without buttons, in a
-# terminal for instance, use `quiz("1", seed=0).answer(...)` and `.solution()`.
+# Each question is another one, some about a real run. The number (the *seed*) makes the question: the same number, the same
+# question. Without buttons, in a terminal for instance, use `quiz("1", seed=0).answer(...)` and `.solution()`.
 
 # %%
 from workbench.widgets import QuizBox
