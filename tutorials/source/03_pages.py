@@ -208,8 +208,9 @@ check("3.3", BlockManager)
 check("3.4", BlockManager)
 
 # %% [markdown]
-# Compare your code with the engine's. It does the same and more: prefixes that are kept, pages that several sequences
-# share, windows. For now look at the three lines of `_grow` that are yours.
+# Compare your code with the engine's. `PagedMemory` does the same and more (lesson 6). For now look at the loop in `_grow`:
+# its first three lines are yours; the last one reports the page as an *event*, from which all pictures are made. `_take_block`
+# takes a page of the free list, with `allocate`.
 
 # %%
 from workbench.memory.block_pool import BlockPool
@@ -253,8 +254,8 @@ reveal("3.c", most, "slots")
 #
 # ## Questions without end
 #
-# Each is about another step of another real run. The number (the *seed*) makes the question: the same number, the same question. Without buttons, in a
-# terminal for instance, use `quiz("3", seed=0).answer(...)` and `.solution()`.
+# Each is about another step of another real run. The number (the *seed*) makes the question: the same number, the same
+# question. Without buttons, in a terminal for instance, use `quiz("3", seed=0).answer(...)` and `.solution()`.
 
 # %%
 from workbench.widgets import QuizBox
