@@ -241,7 +241,8 @@ written == without.tokens[: len(written)]
 # %% [markdown]
 # Step through another, shorter run. The picture shows memory in *pages*; what these are is the subject of lesson 3. For now
 # look at how the number of filled cells grows (each has room for one token): the whole prompt in the first step, then one per
-# step.
+# step. (A `Timeline` records what the engine does. A `Stepper` shows it: use the button "Forward", or click on the picture and
+# press the arrow keys; `?` lists all keys.)
 
 # %%
 from workbench.events import Timeline
