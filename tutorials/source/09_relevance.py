@@ -7,7 +7,8 @@
 # You measure how much attention each page gets, read only the most promising pages and see what changes, and at the
 # end write a policy of your own that decides which cached pages are given up, and beats the usual one.
 #
-# *You need:* lessons 4 and 5 (attention over pages, KV heads) and 6 (prefix caching). *Time:* about 40 minutes.
+# *You need:* lessons 1 (KV heads), 4 (attention over pages, log-sum-exp) and 6 (prefix caching). *Time:* about 40
+# minutes.
 
 # %%
 import torch
@@ -22,13 +23,13 @@ torch.set_num_threads(1)
 # Attention gives every earlier token a weight, and the weights add up to 1 (lesson 4). The weights of a page's tokens,
 # added up, are the page's *attention mass*: the share of the attention that goes to this page.
 #
-# The engine can note it: `EngineConfig(page_mass_every=1)` sends an event `PageMassSampled` for each sequence in every
-# step. The mass is the mean over all layers and heads.
+# The engine can note it: with `EngineConfig(page_mass_every=1)` every decode step sends an event `PageMassSampled` for
+# each sequence: what the newest token's attention gives to each page, as a mean over all layers and heads.
 #
-# A prompt of 240 tokens lies on 15 pages of 16 tokens. If all were equally important, each would get 1/15, about 7
-# percent.
+# A prompt of 240 tokens fills 15 pages of 16 tokens. The first token that is written begins a 16th page and looks back
+# at all 241 tokens, itself included. If all were equally important, a full page would get 16/241, about 7 percent.
 #
-# **Predict:** How many percent does the *first* page get, when the first token is written?
+# **Predict:** How many percent does the *first* page get from this token?
 
 # %%
 predict("9.a", None, unit="%")
@@ -57,8 +58,8 @@ Stepper(run.history, step=run.history.last_step - 1, color_by="mass")
 
 # %% [markdown]
 # **Exercise 9.1.** Compute it yourself, for one head: the query `q` `[dim]`, the pool of keys `[num_pages, block_size,
-# dim]`, the sequence's table and its length. Return a number for each page. (The scale is 1 / the root of dim. Slots
-# without a token hold NaN, as in lesson 4.)
+# dim]`, the sequence's table and its length. Return a number for each page that holds tokens of the sequence. (The
+# scale is 1 / the root of dim. As in lesson 4 the table may have entries too many, and slots without a token hold NaN.)
 
 # %%
 def page_mass(q, k_cache, table, length):
@@ -163,8 +164,8 @@ from workbench.memory import eviction
 show_source(eviction.LRU)
 
 # %% [markdown]
-# What does a policy know of a page? The attributes of `CachedPage`; times are counts of what happened to the cache,
-# not seconds.
+# What does a policy know of a page? The attributes of `CachedPage`. Times are counts, not seconds: each page that is
+# cached, found again or given up counts one. A text of five pages takes five and gives up five, so it counts about 10.
 
 # %%
 show_source(eviction.CachedPage)
@@ -201,8 +202,9 @@ lesson09.board_table(rows)
 # favourites change, the old ones stay, because they have so many hits.
 #
 # **Exercise 9.3.** Write a policy that beats LRU: over the three workloads it finds at least 1.10 times as much on
-# average, and on none of them less than 0.90 times. It is graded on seeds that are not shown here. (A policy may
-# remember nothing but what is in `page`: the key is asked for when a page falls idle, not at every eviction.)
+# average, and on none of them less than 0.90 times. It is graded on three seeds that are not shown here, and must do
+# so on each. (The key may depend on nothing but `page`: it is asked for when a page falls idle, not at every
+# eviction.) Stuck? `hint("9.3")`.
 
 # %%
 class MyPolicy:
