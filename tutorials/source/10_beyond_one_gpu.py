@@ -38,7 +38,7 @@ show_source(Model)
 # %% [markdown]
 # These are computed from the models' published configurations, in half precision (2 bytes per number). Note OPT-13B,
 # the paper's model: it keeps 800 KiB per token, the paper says 800 KB (section 3). Llama 3 70B is five times as large
-# and keeps less than half as much, because eight query heads share a KV head. 
+# and keeps less than half as much, because eight query heads share a KV head.
 #
 # ## Machines
 #
@@ -100,9 +100,10 @@ lesson10.bars(steps, "a decode step of Llama 3 8B, 16 sequences of 2,000 tokens"
 # %% [markdown]
 # ## How good is the model?
 #
-# Try it where we can measure: the bundled model on your machine. Its memory is measured by copying 64 MB.
+# Try it where we can measure: the bundled model on your machine. How fast its memory is, we measure by copying 64 MB.
+# The step has 4 sequences of about 48 tokens. Of the model we take the part that reads.
 #
-# - **10.b** How many times as long as modelled does a step really take?
+# - **10.b** How many times as long as modelled does the step really take?
 
 # %%
 predict("10.b", None)
@@ -117,21 +118,21 @@ reveal("10.b", measured / modelled)
 
 # %% [markdown]
 # On an H200 we measured 7.58 ms for a step of 128 sequences of 800 tokens with a model of 0.6 billion parameters
-# (`docs/benchmarks.md`, "The tiers, on a GPU"; not compiled). Modelled from the data sheet it is 2.7 ms. What is
-# missing is all that is neither reading nor computing: some 1,900 small kernels have to be started, one after the
+# (`docs/benchmarks.md`, "The tiers, on a GPU"; without `torch.compile`). Modelled from the data sheet it is 2.7 ms.
+# Much of what is missing is neither reading nor computing: some 1,900 small kernels have to be started, one after the
 # other.
 #
-# So read the model as a **floor**: nothing can be faster, real programs are slower, often by a factor of 1.3 to 4. It
-# is good for comparing machines and finding what limits; not for promising times.
+# So read the model as a **floor**: nothing can be faster, real programs are slower. You have seen two factors; other
+# programs have others. It is good for comparing machines and finding what limits; not for promising times.
 #
 # ## Several GPUs: tensor parallelism
 #
 # Llama 3 70B has 141 GB of weights and does not fit on an H100. **Tensor parallelism** cuts every layer into pieces,
 # one per device. Attention is cut by heads: each device computes some heads, with their keys and values, and needs
-# nothing of the others until the end of the layer, when all add up their results.
+# nothing of the others meanwhile. Only then all add up their results.
 #
-# Does that change the result? Here is a query over the engine's own keys and values: by one device with both KV
-# heads, and by two with one each.
+# Does cutting by heads change what a head computes? Here is a query over the engine's own keys and values: with both KV
+# heads together, as one device would do it, and with one at a time, as two would. (We have one device; it does both.)
 
 # %%
 whole, split_up = lesson10.heads_apart()
@@ -145,7 +146,8 @@ print("largest difference:", float((whole - split_up).abs().max()))
 #
 # How many bytes per token does each device keep? If there are more devices than KV heads, each device has one head,
 # and several have the same: a head cannot be cut. (vLLM does it like this: "we replicate the KV heads across multiple
-# tensor parallel GPUs", a comment in its model code.) One of the two numbers always divides the other.
+# tensor parallel GPUs", a comment in `vllm/model_executor/models/llama.py`.) One of the two numbers always divides the
+# other.
 
 # %%
 def split(model, devices):
@@ -214,8 +216,8 @@ swap, recompute = lesson10.back_again(llama, h100, 2000)
 reveal("10.d", recompute / swap, how="modelled")
 
 # %% [markdown]
-# So on every machine with a link swapping is the cheaper one, modelled. We measured the same on an H200: 198 ms
-# against 1,780 ms for about the same number of preemptions (lesson 8).
+# So on every machine with a link swapping is the cheaper one, modelled. Measured on an H200, with a smaller model, it
+# was so, too: 198 ms against 1,780 ms for about the same number of preemptions (lesson 8).
 #
 # **Unified memory** has no second tier. A page "moved to the host" would be in the same memory as before, and free
 # nothing. What it offers instead is size: the M3 Ultra has more than six times the memory of an H100 at a quarter of
@@ -310,19 +312,21 @@ reveal("10.e", late * 1e3, "ms", how="modelled")
 
 # %% [markdown]
 # Nearly nothing, because sending is faster than computing. With a link of 1 GB/s (ten-gigabit Ethernet has about
-# that) the same handover would take 0.2 seconds. Note what does *not* matter: a longer prompt takes longer to compute
-# and to send, in the same ratio.
+# that) the delay would be 0.2 seconds. Whether the link keeps up does *not* depend on the prompt's length: in this
+# model a longer prompt takes longer to compute and to send, in the same ratio.
 #
 # ## What the paper says, what servers do today
 #
 # - Section 4.6: tensor parallelism with one scheduler, one block table for all devices.
 # - Section 4.5 and 7.3: swapping and recomputation. Today vLLM recomputes, as quoted above.
-# - Pages, block tables, continuous batching and chunked prefill are what servers have in common today; prefix caches
-#   are on by default in vLLM.
+# - Pages, block tables and continuous batching are in vLLM since the paper. Prefix caching came later; now it is "on by
+#   default" there (`docs/design/metrics.md`).
 # - What we have *not* measured: anything on AMD, Apple, GH200, on several GPUs, or over a network. All numbers on
 #   those are modelled.
 #
 # ## Questions without end
+#
+# Write your answer in place of `None`. Another seed is another question; `question.solution()` has the answer and why.
 
 # %%
 question = quiz("10", seed=1)
