@@ -75,7 +75,7 @@ with llm.bus.subscribe(seen.append):
 #
 # Two types matter here: `ev.BlockAllocated` (a free page became the next page of a sequence) and `ev.BlockReleased` (a
 # sequence gave a page up). Both have `.sequence` and `.block`. Preempted requests release their pages, too, and get others
-# later.
+# later. A sequence that has no page any more may keep an empty list or be left out.
 
 # %%
 def fold(events):
@@ -210,8 +210,9 @@ records = json.loads((folder / "run.json").read_text(encoding="utf-8"))["traceEv
 # program called Prometheus fetches every few seconds from the address `/metrics`. A *counter* only grows (tokens generated so
 # far), a *gauge* goes up and down (requests that run now).
 #
-# vLLM, a server that many people use, exports `vllm:kv_cache_usage_perc`, a gauge from 0 to 1. Ours has the same meaning
-# under the same name, with another prefix. We run eight short prompts on 12 pages of 16 slots.
+# vLLM, a server that many people use, exports the gauge `vllm:kv_cache_usage_perc`, the "fraction of used KV cache blocks
+# (0-1)" (its `docs/design/metrics.md`). Ours has the same meaning under the same name, with another prefix. We run eight
+# short prompts on 12 pages of 16 slots.
 
 # %%
 llm = lesson11.half_empty_engine()
@@ -253,9 +254,10 @@ views.page_map_view(llm.page_map, color_by="fill").figure
 #
 # Compute both shares from a `PageMap`: pages that requests hold, of all pages, and slots with a token, of all slots.
 #
-# A page of `page_map.pages` has a reference count, `.ref_count` (how many sequences use it, lesson 6), and `.filled` (slots with
-# a token). A page that nobody uses (`ref_count` 0) may be kept by the prefix cache, with its tokens still in it: it counts for
-# neither share, because anybody can have it. The pool has `page_map.num_slots` slots.
+# A page of `page_map.pages` has a reference count, `.ref_count` (how many sequences use it; several can share a page, lesson
+# 6), and `.filled` (slots with a token). A page that nobody uses (`ref_count` 0) may still hold tokens: the prefix cache keeps
+# it, in case that another text begins alike (lesson 6). It counts for neither share, because anybody can have it. The pool
+# has `page_map.num_slots` slots.
 
 # %%
 def usage(page_map):
@@ -283,7 +285,8 @@ print("only here:", ", ".join(lesson11.our_names()))
 # ## What does watching cost?
 #
 # An observer that slows the engine down shows another engine. On the machine of `docs/benchmarks.md` ("The engine on a CPU")
-# delivering and recording events takes 0.75 % of the time, measured directly, and making them about 0.5 % more.
+# delivering and recording events takes 0.75 % of the time, measured directly; making them about 0.5 % more, estimated from
+# their number.
 #
 # ## What the paper says, what we saw
 #
@@ -293,8 +296,9 @@ print("only here:", ", ".join(lesson11.our_names()))
 #
 # ## Questions without end
 #
-# Each is about a recording of a real run; `Recording.open(lesson11.recorded(0))` opens the one that it names. The number (the *seed*) makes the question: the same number, the same question. Without buttons, in a
-# terminal for instance, use `quiz("11", seed=0).answer(...)` and `.solution()`.
+# Each is about a recording of a real run; `Recording.open(lesson11.recorded(0))` opens number 0. The number behind `seed=`
+# makes the question: the same number, the same question. Without buttons, in a terminal for instance, use
+# `quiz("11", seed=0).answer(...)` and `.solution()`.
 
 # %%
 from workbench.widgets import QuizBox
