@@ -7,7 +7,7 @@ VENV ?= .venv
 # More arguments for pip, such as an index with CPU builds of torch: make app PIP_ARGS="--extra-index-url ..."
 PIP_ARGS ?=
 # Tests that run at the same time.
-WORKERS ?= 2
+WORKERS ?= 3
 # More arguments for pytest: make test ARGS="-k sampler -x"
 ARGS ?=
 

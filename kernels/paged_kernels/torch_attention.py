@@ -8,9 +8,9 @@ Shapes used throughout:
 
 Why tiles. The same product of matrices, computed for other row counts or lengths, may add its terms in another order
 and differ in the last bit; once in some ten thousand tokens such a bit decides which token is sampled, and the text
-goes another way. Here every product has `TILE` keys and a multiple of `ROWS` rows, whatever the context, the chunk or
-the batch: for such shapes the matrix library adds in one and the same order (the tests check it), tiles are added up
-from the first to the last, and masked tiles add exact zeros. So decoding a token, computing it in a prompt of any
+goes another way. Here every product has `TILE` keys and a multiple of `ROWS` rows, at most `MOST_ROWS`, whatever the
+context, the chunk or the batch: for such shapes the matrix library adds in one and the same order (the tests check it),
+tiles are added up from the first to the last, and masked tiles add exact zeros. So decoding a token, computing it in a prompt of any
 chunking, and computing it again after a preemption give the same bits.
 """
 
@@ -21,8 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TILE = 64
-#: Matrix libraries have special code for few and for odd rows, with another order of addition.
-ROWS = 4
+#: Matrix libraries have special code for few, for odd and for many rows, with another order of addition: on an Intel
+#: Xeon of the fourth generation for fewer than 8 (heads of 96 and more) and from 64 on (heads of up to 64).
+ROWS = 8
+MOST_ROWS = 56
 
 
 def cache_write(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
@@ -117,20 +119,30 @@ def paged_attention(
     v = v_cache.view(-1, value_head_dim).index_select(0, flat).view(batch * tiles, TILE, value_head_dim)
 
     if softcap is None:
-        scores = torch.baddbmm(mask.flatten(0, 1), queries, k.transpose(1, 2), alpha=scale)
+        pairs = zip(mask.flatten(0, 1).split(MOST_ROWS, 1), queries.split(MOST_ROWS, 1), strict=True)
+        scores = _joined([torch.baddbmm(m, part, k.transpose(1, 2), alpha=scale) for m, part in pairs])
     else:
-        scores = torch.bmm(queries, k.transpose(1, 2)) * (scale / softcap)
+        scores = _product(queries, k.transpose(1, 2)) * (scale / softcap)
         scores = scores.tanh_().mul_(softcap).add_(mask.flatten(0, 1))
     by_row = scores.view(batch, tiles, num_rows, TILE).transpose(1, 2).reshape(batch, num_rows, tiles * TILE)
     weights = by_row.softmax(dim=-1) if sinks is None else _softmax_with_sinks(by_row, sinks, num_queries, num_kv_heads)
     by_tile = weights.view(batch, num_rows, tiles, TILE).transpose(1, 2).reshape(batch * tiles, num_rows, TILE)
 
-    parts = torch.bmm(by_tile, v).view(batch, tiles, num_rows, value_head_dim)
+    parts = _product(by_tile, v).view(batch, tiles, num_rows, value_head_dim)
     out = parts[:, 0]
     for tile in range(1, tiles):
         out = out + parts[:, tile]
     out = out[:, : num_queries * group].view(num_seqs, num_kv_heads, num_queries, group, value_head_dim)
     return out.transpose(1, 2).reshape(num_seqs, num_queries, num_heads, value_head_dim)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.bmm``, at most `MOST_ROWS` rows of ``a`` at a time."""
+    return _joined([torch.bmm(part, b) for part in a.split(MOST_ROWS, 1)])
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def _softmax_with_sinks(scores: Tensor, sinks: Tensor, num_queries: int, num_kv_heads: int) -> Tensor:
