@@ -10,8 +10,8 @@ Why tiles. The same product of matrices, computed for other row counts or length
 and differ in the last bit; once in some ten thousand tokens such a bit decides which token is sampled, and the text
 goes another way. Here every product has `TILE` keys and a multiple of `ROWS` rows, at most `MOST_ROWS`, whatever the
 context, the chunk or the batch: for such shapes the matrix library adds in one and the same order (the tests check it),
-tiles are added up from the first to the last, and masked tiles add exact zeros. So decoding a token, computing it in a prompt of any
-chunking, and computing it again after a preemption give the same bits.
+tiles are added up from the first to the last, and masked tiles add exact zeros. So decoding a token, computing it in a
+prompt of any chunking, and computing it again after a preemption give the same bits.
 """
 
 from __future__ import annotations
