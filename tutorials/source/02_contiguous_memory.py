@@ -48,8 +48,9 @@ from workbench.events.waste import measure_waste
 #
 # ## A burst of requests
 #
-# 24 requests come at once. The pool has 512 slots, no sequence may be longer than 128 tokens. The lengths follow those of
-# the paper's Alpaca requests (Fig. 11), with outputs a third as long so that you need not wait.
+# 24 requests come at once. The memory for all of them, the **pool**, has 512 slots. No sequence (prompt and output together)
+# may be longer than 128 tokens. The lengths follow those of the paper's Alpaca requests (Fig. 11), with outputs a third as
+# long so that you need not wait. The next cell shows those of the first eight: prompt, output.
 
 # %%
 jobs = lesson02.burst()
@@ -85,6 +86,11 @@ for name, (llm, _) in runs.items():
 # %%
 reveal("2.a", runs["max"][0].page_map.totals.max_running, "requests")
 
+# %% [markdown]
+# For 2.b the workbench judges every slot at every step, as you will do in exercise 2.3. `saturated_only` leaves out the steps
+# in which nobody waits. `split` gives percents of the taken slots, those that hold a token first. (Free slots that nobody can
+# get count as taken; under Max there are none.)
+
 # %%
 reports = {name: measure_waste(timeline, saturated_only=True) for name, (_, timeline) in runs.items()}
 ours = {name: lesson02.split(report) for name, report in reports.items()}
@@ -110,7 +116,8 @@ Stepper(runs["max"][1], step=19)
 
 # %% [markdown]
 # And this is Oracle after step 20, where regions have different sizes. A number in a gap says how many slots are free there.
-# 128 slots are free, and request L waits for 128 slots: but they must be in one piece, and the larger gap has 64.
+# 128 slots are free, and request L waits for a region of 128 (what it stores, rounded up: exercise 2.2 says how). But a region
+# must be one piece, and the larger gap has 64.
 
 # %%
 views.contiguous_view(runs["oracle"][1].state_at(20)).figure
@@ -123,8 +130,8 @@ views.contiguous_view(runs["oracle"][1].state_at(20)).figure
 #
 # - `"max"`: `longest`.
 # - `"oracle"`: what is stored.
-# - `"pow2"`: P plus T rounded up to a power of two (a power of two stays as it is), but at most `longest`, and never less
-#   than what is stored.
+# - `"pow2"`: round T up to a power of two (a power of two stays as it is) and add P. But ask for `longest` at most, and never
+#   for less than what is stored.
 
 # %%
 def asked(rule, prompt, output, longest):
@@ -144,9 +151,9 @@ check("2.1", asked)
 # %% [markdown]
 # ## Exercise 2.2: and what does it get?
 #
-# Someone has to find a place for each region. The paper's baselines use a **buddy allocator**: it halves a large region
-# again and again until it is just large enough, and when both halves of a region are free, it merges them. That is fast and
-# simple, but all sizes are a power of two times the smallest region.
+# Someone has to find a place for each region. The paper's baselines use a **buddy allocator** (section 6.1): it halves a
+# large region again and again until it is just large enough, and when both halves of a region are free, it merges them. That
+# is fast and simple, but all sizes are a power of two times the smallest region.
 #
 # How large is the region for `asked` slots, if the smallest region has `unit` slots?
 
@@ -201,9 +208,9 @@ check("2.3", judge)
 #
 # ## The paper's Fig. 2, re-made
 #
-# Now the whole picture: at every step in which a request waited, what did the taken slots do? Above is what the paper
-# reports, below what you have just measured. (For paged memory the paper gives one number only. What it calls external
-# fragmentation includes "others".)
+# Now the whole picture: at every step in which a request waited, what were the taken slots good for? Of each pair
+# of bars the upper one is what the paper reports, the lower one what you have just measured. (For paged memory the
+# paper gives one number only. What it calls external fragmentation includes "others".)
 
 # %%
 lesson02.fig2(ours)
@@ -216,12 +223,13 @@ lesson02.fig2(ours)
 # - Here the rules come in the same order, with the same pattern: Max loses most to internal fragmentation; Oracle has none of
 #   that, but gaps and rounding, and slots that are filled only later; Pow2 has some of everything.
 # - Our shares of tokens are higher. The paper's OPT model allows 2,048 tokens, and its ShareGPT requests have about 500 on
-#   average; ours allows 128, and a request has about 40. So Max reserves less in vain here. With Max we see no external
-#   fragmentation: all regions are of the same size, and the pool is a multiple of it.
+#   average (Fig. 11); ours allows 128, and a request has about 40. So Max reserves less in vain here. With Max we see no
+#   external fragmentation: all regions are of the same size, and the pool is a multiple of it.
 # - On paged memory our share is lower than 96.3 %, because our requests are short: half of a last page is empty on average, and
 #   that is a larger part of 40 tokens than of 500.
 #
-# Change a number and predict what happens: `lesson02.run_burst` is ten lines long.
+# Change a number, and predict first: with twice the slots, how many requests run at once under Max? Then look:
+# `lesson02.run_burst("max", slots=1024)[0].page_map.totals.max_running`. This is all that `run_burst` does:
 
 # %%
 show_source(lesson02.run_burst)
@@ -229,8 +237,8 @@ show_source(lesson02.run_burst)
 # %% [markdown]
 # ## Questions without end
 #
-# Each is about another step of another real run. The number (the *seed*) makes the question: the same number, the same question. Without buttons, in a
-# terminal for instance, use `quiz("2", seed=0).answer(...)` and `.solution()`.
+# Each is about another step of another real run. The number (the *seed*) makes the question: the same number, the same
+# question. Without buttons, in a terminal for instance, use `quiz("2", seed=0).answer(...)` and `.solution()`.
 
 # %%
 from workbench.widgets import QuizBox

@@ -53,10 +53,10 @@ def burst() -> list[Job]:
     return jobs
 
 
-def run_burst(memory: str) -> tuple[LLM, Timeline]:
-    """The burst on the real engine: ``memory`` is "max", "pow2", "oracle" or "paged". The pool has the same slots."""
+def run_burst(memory: str, slots: int = SLOTS) -> tuple[LLM, Timeline]:
+    """The burst on the real engine, in a pool of ``slots``: ``memory`` is "max", "pow2", "oracle" or "paged"."""
     how: dict[str, Any] = {"memory": "paged"} if memory == "paged" else {"memory": "contiguous", "reservation": memory}
-    return run(burst(), block_size=8, num_blocks=SLOTS // 8, max_model_len=LONGEST, watermark=0.0, **how)
+    return run(burst(), block_size=8, num_blocks=slots // 8, max_model_len=LONGEST, watermark=0.0, **how)
 
 
 def split(report: WasteReport) -> tuple[float, float, float, float]:
