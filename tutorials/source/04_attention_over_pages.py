@@ -92,6 +92,9 @@ reveal("4.a", 1000 * per_token / 1e6, unit="MB", how="computed")
 # pages in order (perhaps with entries too many at its end). Return the sequence's first `length` keys, `[length,
 # dim]`. The checks use random lengths and pages in random order; slots that hold no token of the sequence are full of
 # NaN (*not a number*), so that taking one is noticed.
+#
+# What you need of torch: `cache[3]` is page 3, and `cache[table[0]]` the sequence's first page; `torch.cat(parts)` puts a
+# list of tensors one behind the other; `x[:n]` are the first `n` rows.
 
 # %%
 def gather(cache, table, length):
@@ -127,7 +130,8 @@ except NotImplementedError:
 # Only the softmax in between needs all scores at once; but a score is one number, and a key is `dim` of them.
 #
 # **Exercise 4.2.** Attention of one query over pages, without gathering keys or values: scores page by page, one
-# softmax, values page by page. Mind the last page: it need not be full.
+# softmax, values page by page. `k_cache` and `v_cache` are like `cache` in 4.1. Mind the last page: it need not be
+# full.
 
 # %%
 def attend_pages(q, k_cache, v_cache, table, length):
@@ -177,8 +181,10 @@ lesson04.softmax_figure(pages)
 
 # %% [markdown]
 # **Exercise 4.3.** The state is `(largest, total, acc)`: the largest score so far, the sum of exp(score - largest),
-# and the sum of the values, each times exp(score - largest). At the start it is (-inf, 0, zeros). Take in one page,
-# `scores` `[n]` and `values` `[n, dim]`, and return the new state. The checks look at `acc / total` after every page.
+# and the sum of the values, each times exp(score - largest). All three are tensors; at the start they are
+# `torch.tensor(-math.inf)`, `torch.tensor(0.0)` and `torch.zeros(dim)`. Take in one page, `scores` `[n]` and `values`
+# `[n, dim]`, and return the new state. `torch.maximum(a, b)` is the larger of two tensors. The checks look at `acc /
+# total` after every page.
 
 # %%
 def add_page(state, scores, values):
@@ -243,8 +249,9 @@ reveal("4.c", 100 * share, unit="%", how="computed")
 
 # %% [markdown]
 # **Exercise 4.5.** Merge two parts: from the output `[dim]` and the log-sum-exp of each, the output and the
-# log-sum-exp of both together. A part may be empty: then its output is zeros and its lse minus infinity. Two empty
-# parts give an empty part.
+# log-sum-exp of both together. All are tensors, an lse with a single number; `torch.logaddexp(a, b)` is log(exp(a) +
+# exp(b)), without overflow. A part may be empty: then its output is zeros and its lse minus infinity. Two empty parts
+# give an empty part.
 
 # %%
 def merge(out_a, lse_a, out_b, lse_b):
@@ -265,7 +272,8 @@ check("4.5", merge)
 #
 # ## How the engine does it
 #
-# This is the engine's own merging. It is your formula, written with `sigmoid` and `lerp` (a mean with two weights).
+# This is the engine's own merging. It is your formula: the weight of part b, exp(lse_b - lse), is the `sigmoid` of lse_b -
+# lse_a, and `lerp` is a mean with two weights that add up to 1.
 
 # %%
 from paged_kernels import merge as engine_merge
@@ -274,7 +282,9 @@ show_source(engine_merge.merge_partial, lines=(28, 37))
 
 # %% [markdown]
 # And this is attention on the CPU. It gathers, in tiles of 64 keys, because on a CPU a few large products of matrices
-# beat many small ones; the GPU kernel of lesson 5 does not. `baddbmm` and `bmm` are products of many matrices at once.
+# beat many small ones; the GPU kernel of lesson 5 does not. `baddbmm` and `bmm` are products of many matrices at once;
+# `index_select` is the gathering. Pass over `softcap` and `sinks`, which a few models need, and the reshaping around
+# them. *GQA* (grouped-query attention) is what lesson 1 said of KV heads: several query heads use the same keys.
 
 # %%
 from paged_kernels import torch_attention
@@ -325,16 +335,15 @@ for name, attend in (("one softmax, page by page", attend_pages), ("online softm
 # of the model is not affected. The paper's kernel takes a sequence as a whole; splitting came later (Flash-Decoding,
 # Dao et al. 2023), and today's kernels, this project's too, do it.
 #
-# ## A few questions
+# ## Questions without end
 #
-# Each seed is another question, from another run of the engine. `.answer(...)` answers, `.solution()` explains.
+# Each is about another run of the engine. The number (the *seed*) makes the question: the same number, the same
+# question. Without buttons, in a terminal for instance, use `quiz("4", seed=0).answer(...)` and `.solution()`.
 
 # %%
-question = quiz("4", seed=0)
-question
+from workbench.widgets import QuizBox
 
-# %%
-question.solution()
+QuizBox(quiz("4", seed=0))
 
 # %%
 progress("4")
