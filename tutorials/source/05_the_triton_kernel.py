@@ -39,7 +39,8 @@ lesson05.where()
 #   known beforehand: `tl.constexpr`.
 # - `tl.load(pointers)` reads a block of numbers from a block of pointers, `tl.store(pointers, block)` writes one.
 #
-# Here is a whole kernel. Four programs each double four numbers.
+# Here is a whole kernel; `@triton.jit` makes one of a function. A tensor that is passed comes in as a pointer. Four
+# programs each double four numbers.
 
 # %%
 @triton.jit
@@ -70,9 +71,10 @@ reveal("5.a", cache[5, 3].storage_offset(), how="computed")
 
 # %% [markdown]
 # So a place is (page x block_size + slot) x dim + the number within the row. With `slot[:, None]` (a column) and
-# `dim[None, :]` (a row) one gets all places of a page as a block with `BLOCK_SIZE` rows and `DIM` columns.
+# `dim[None, :]` (a row) one gets all places of a page as a block with `BLOCK_SIZE` rows and `DIM` columns: as in torch,
+# a column and a row together, `column + row` or `column * row`, fill a block.
 #
-# The spec:
+# The spec, for pages that are full. The kernel writes its result to `out`, row after row, too:
 
 # %%
 show_source(lesson05.spec_load_page)
@@ -92,8 +94,8 @@ def load_page(cache_ptr, out_ptr, page, BLOCK_SIZE: tl.constexpr, DIM: tl.conste
 check("5.1", load_page)
 
 # %% [markdown]
-# A wrong address is harmless here: the checks see every address before it is used. On a real GPU it crashes, or reads
-# somebody else's memory.
+# In the interpreter a wrong address is harmless: the check sees every address before it is used. On a GPU the kernel
+# crashes, or reads somebody else's memory.
 #
 # ## Puzzle 2: not all slots hold a token
 #
@@ -122,8 +124,8 @@ check("5.2", load_tokens)
 # ## Puzzle 3: products with a query
 #
 # `scale` is 1 / the root of dim. The score of a slot without a token is minus infinity: then it gets no weight in the
-# softmax. `tl.sum(block, axis=1)` adds up each row; `tl.where(condition, a, b)` takes from `a` where the condition
-# holds, else from `b`. In the interpreter you may `print` a block.
+# softmax; it is written `float("-inf")`. `tl.sum(block, axis=1)` adds up each row; `tl.where(condition, a, b)` takes
+# from `a` where the condition holds, else from `b`. In the interpreter you may `print` a block.
 
 # %%
 show_source(lesson05.spec_scores)
@@ -189,7 +191,8 @@ lesson05.reads_figure(scene, lesson05.planned_reads(scene, 0), "sequence 0, as p
 
 # %% [markdown]
 # The kernel is in two parts, each in a cell. The first takes one page into the state of the online softmax, whose
-# names are as in lesson 4: `largest`, `total`, `acc`. A kernel may call another function under `@triton.jit`.
+# names are as in lesson 4, and returns the new `largest, total, acc`, in this order. A kernel may call another function
+# under `@triton.jit`. `tl.maximum(a, b)` is the larger of two.
 
 # %%
 @triton.jit
@@ -211,7 +214,8 @@ def one_more_page(q, k_ptr, v_ptr, page, count, scale, largest, total, acc,
 
 # %% [markdown]
 # The second is the kernel. Given are the query, the start of the state and the store. Write the loop over the pages:
-# `for start in range(0, length, BLOCK_SIZE)`, the page's number from the block table, `one_more_page`.
+# `for start in range(0, length, BLOCK_SIZE)`, the page's number from the block table, `one_more_page`. As `count` you
+# may pass `length - start`, the tokens that are left: if these are more than a page holds, all of its slots count.
 
 # %%
 @triton.jit
@@ -259,8 +263,9 @@ reveal("5.b", 6 / 2, unit="times", how="computed")
 # %% [markdown]
 # Attention in a decode step takes about as long as reading the keys and values takes (lesson 4). So one program does a
 # whole group: it loads a page once and uses it for all query heads of the group. Blocks get one dimension more: scores
-# are `[GROUP, BLOCK_SIZE]`. The cache is now `[num_pages, block_size, num_kv_heads, dim]`, so from one slot to the
-# next it is `row = num_kv_heads * DIM` numbers.
+# are `[GROUP, BLOCK_SIZE]`, `largest` and `total` `[GROUP]`, `acc` `[GROUP, DIM]`. The cache is now `[num_pages,
+# block_size, num_kv_heads, dim]`, so from one slot to the next it is `row = num_kv_heads * DIM` numbers. (The checks
+# use groups of 1, 2 and 4, since a block's size is a power of two. The engine's kernel pads a group of 3 and masks.)
 
 # %%
 @triton.jit
@@ -283,7 +288,8 @@ def page_for_group(q, k_ptr, v_ptr, count, row, scale, largest, total, acc,
 
 # %% [markdown]
 # In the kernel, `mine` are the places of the group's numbers in `q` and in `out`: both are `[num_seqs, num_heads,
-# dim]`.
+# dim]`. Write the loop again. Move both pointers to where our KV head's part of the page's first slot begins, and hand
+# them to `page_for_group`.
 
 # %%
 @triton.jit
@@ -315,9 +321,9 @@ check("5.6", attend_grouped)
 #
 # Below is the loop of the engine's own decode kernel. You will know most of it: `inside` is your mask, `new_largest`,
 # `fade`, `total`, `acc` are the online softmax. It takes several small pages at a time (a *tile*); it uses `tl.dot`,
-# the product of matrices for which GPUs have special units; `exp2` with a rescaled score instead of `exp`, because the
-# hardware has it; and it looks up the next page's number one tile ahead, so that no load has to wait for its own
-# address.
+# the product of matrices for which GPUs have special units; `exp2` with a rescaled score (that is the `factor`) instead
+# of `exp`, because the hardware has it; `bias_scores` scales, and adds what some models add to their scores; and it
+# looks up the next page's number one tile ahead, so that no load has to wait for its own address.
 
 # %%
 if lesson05.HAS_TRITON:
@@ -335,11 +341,15 @@ source
 # to the block table and perform attention operations on the fly. To ensure coalesced memory access, we assign a GPU
 # warp to read each block."* A warp is 32 threads that work in step; *coalesced* means that threads beside each other
 # read numbers beside each other. In Triton you don't speak of threads: a `tl.load` of a block of neighbouring places
-# is coalesced by the compiler. Fig. 18 has the price of paging (20 to 26 percent slower attention than contiguous, in
-# their kernel) and the influence of the block size (16 to 128 are best). What the engine's kernels take on a GPU,
-# beside the time that reading the bytes takes at least, is in `docs/benchmarks.md`.
+# is coalesced by the compiler. The price of paging: their kernel's attention is 20 to 26 percent slower than on
+# contiguous memory (section 7.1, Fig. 18a). The size of a page: with ShareGPT lengths 16 to 128 tokens are best
+# (section 7.2, Fig. 18b). What the engine's kernels take on a GPU, beside the time that reading the bytes takes at
+# least, is in `docs/benchmarks.md`.
 #
-# ## Questions
+# ## Questions without end
+#
+# The number (the *seed*) makes the question: another number, another question, from another run of the engine.
+# `question.answer(...)` answers, `question.solution()` explains.
 
 # %%
 question = quiz("5", seed=0)

@@ -80,12 +80,13 @@ _TASKS = {
         "The online softmax over a block table",
         grade_attend,
         (
-            "One program per sequence: `seq = tl.program_id(0)`. Its query and its row of the table begin at seq times "
-            "the row's length.",
-            "`for start in range(0, length, BLOCK_SIZE)`: page = `tl.load(tables_ptr + seq * max_pages + start // "
-            "BLOCK_SIZE)`, tokens there: `start + slot < length`.",
+            "`one_more_page`: keys, values and scores as in puzzle 4, then the new state as in exercise 4.3. The "
+            "kernel: page i of sequence seq is number `seq * max_pages + i` of the tables.",
             "Lesson 4: new = tl.maximum(largest, tl.max(scores, axis=0)); fade = tl.exp(largest - new); total and acc "
-            "are old x fade + new ones.",
+            "are old x fade + new ones, with the weights tl.exp(scores - new).",
+            "`for start in range(0, length, BLOCK_SIZE)`: page = `tl.load(tables_ptr + seq * max_pages + start // "
+            "BLOCK_SIZE)`; `largest, total, acc = one_more_page(q, k_ptr, v_ptr, page, length - start, scale, largest, "
+            "total, acc, BLOCK_SIZE, DIM)`.",
         ),
     ),
     "5.6": Exercise(
@@ -94,8 +95,8 @@ _TASKS = {
         (
             "A program has one sequence and one KV head, `tl.program_id(1)`, and GROUP query heads: `kv_head * GROUP + "
             "tl.arange(0, GROUP)`.",
-            "A slot now has num_kv_heads * DIM numbers; the row of our head begins at kv_head * DIM in it. q is "
-            "`[GROUP, DIM]`, scores are `[GROUP, BLOCK_SIZE]`.",
+            "A slot now has num_kv_heads * DIM numbers, the `row`; our head's part begins at kv_head * DIM in it. So "
+            "the pointers move by `page * BLOCK_SIZE * row + kv_head * DIM`. Scores are `[GROUP, BLOCK_SIZE]`.",
             "Scores: `tl.sum(q[:, None, :] * keys[None, :, :], axis=2)`. largest and total become `[GROUP]`, acc "
             "`[GROUP, DIM]`: `tl.sum(weights[:, :, None] * values[None, :, :], axis=1)`.",
         ),
