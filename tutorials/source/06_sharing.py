@@ -16,6 +16,9 @@
 # **Question.** Somebody asks for four answers to one prompt. The prompt's keys and values are the same for all four.
 # Must they be stored four times? And if a thousand people send prompts that begin alike?
 #
+# (Such an answer is a **sample**: the model's scores become probabilities, and each next token is drawn at random by
+# them. So the answers differ.)
+#
 # You will see two samples share pages and part, write the reference counts and the copy-on-write that make it safe,
 # and then find pages by what is in them. About 40 minutes.
 #
@@ -41,7 +44,8 @@ from workbench.widgets import QuizBox, Stepper
 #   count** of a page is the number of block tables in which it is. A page is free only at 0.
 # - One of the two must *write* to a page that both have: the last page of the prompt, if it is not full. Their next
 #   tokens differ. So whoever writes to a page with a count above 1 gets a copy first: **copy-on-write**.
-#
+
+# %% [markdown]
 # ## The paper's example
 #
 # Fig. 8 of the paper (section 4.4) is the request of lesson 3 with two samples, A1 and A2: seven prompt tokens on
@@ -86,8 +90,8 @@ views.block_tables_view(after, request).figure
 Stepper(timeline, step=3, selection=1)
 
 # %% [markdown]
-# Step from 3 to 4 and read the list of events. Then go to step 7, in which both samples end. Page 7 is released twice, but
-# it is free only once: when?
+# Step from 3 to 4 and read the list of events. Then go to step 7, in which both samples end. Page 7 is released twice,
+# but it becomes free only once: when?
 #
 # ## Exercise 6.1: fork and release
 #
@@ -98,7 +102,7 @@ Stepper(timeline, step=3, selection=1)
 show_source(SharedBooks)
 
 # %% [markdown]
-# - `fork(parent, child)`: the child has the same pages and the same length.
+# - `fork(parent, child)`: the child has the same pages and the same length, in a table of its own.
 # - `release(sequence)`: the sequence is gone from `tables` and `lengths`. Each of its pages has one reference less,
 #   **the last page of the table first**; a page that nobody has any more goes to the end of the free list.
 
@@ -208,11 +212,11 @@ reveal("6.d", lesson06.saved(beams), "%")
 # The tree of pages, in the last step before the end: a bar is a run of pages, the thicker the more beams use it.
 
 # %%
-views.sharing_tree_view(beams.state_at(22)).figure
+views.sharing_tree_view(beams.state_at(beams.last_step - 1)).figure
 
 # %% [markdown]
-# Step through the beams. Colour the map by "refs" to see the counts, and look for a step in which a page is copied,
-# and one in which a beam is dropped.
+# Step through the beams. The map is coloured by reference counts ("refs"), and the number is in the cell. Look for a
+# step in which a page is copied (key `c`), and one in which a beam is dropped.
 
 # %%
 Stepper(beams, step=12, color_by="refs")
@@ -323,20 +327,21 @@ show_source(PagedMemory._find_prefix)
 # %% [markdown]
 # And now the reason that lesson 3 owed you. Cached pages are evicted in the order in which they fell idle, the longest
 # idle first. A sequence gives its *last* page back first, so the end of a text goes before its beginning. The other
-# way round, a text's first page would be the first to go, and all others, still in memory, could never be found again.
-#
+# way round, a text's first page would be the first to go, and all others, still in memory, could not be found any more.
+
+# %% [markdown]
 # ## What the paper says, what we saw
 #
 # - Parallel samples share the prompt's pages; at most one page per sample is copied, the last one (section 4.4, Fig.
 #   8). We ran the figure: 7 and 1 shared, 1 copied to 3.
 # - Beam search shares more, and the pattern changes all the time; earlier systems copied whole caches between beams
 #   (section 4.4, Fig. 9).
-# - Saved with 2 to 6 sequences (Fig. 15): samples 6.1 to 9.8 %, beams 37.6 to 55.2 % (Alpaca); 16.2 to 30.5 % and 44.3
-#   to 66.3 % (ShareGPT). Your 6.c and 6.d are from one small request with pages of 4, not 16: more of its prompt is in
-#   full pages.
-# - A shared prefix: 1.67 times the throughput of Orca (Oracle) with 80 tokens in common, 3.58 times with 341 (section
-#   6.4, Fig. 16). There the operator says beforehand which prefixes to keep (section 4.4). That pages find each other
-#   by names came later; vLLM calls it automatic prefix caching.
+# - Saved with 2 to 6 sequences (section 6.3): samples 6.1 to 9.8 %, beams 37.6 to 55.2 % with Alpaca lengths (Fig. 15);
+#   16.2 to 30.5 % and 44.3 to 66.3 % with ShareGPT. Your 6.c and 6.d are from one small request with pages of 4, not
+#   16: more of its prompt is in full pages.
+# - A shared prefix: with 80 tokens in common 1.67 times the throughput of Oracle, the rule of lesson 2, in the server
+#   Orca; with 341 tokens 3.58 times (section 6.4, Fig. 16). There the operator says beforehand which prefixes to keep
+#   (section 4.4). That pages are found by names came later; vLLM calls it automatic prefix caching.
 
 # %% [markdown]
 # ## Questions without end
