@@ -73,8 +73,8 @@ views.timeline_view(views.RunSeries.of(timeline)).figure
 #
 # Now three requests are writing, and a prompt of 400 tokens comes. If one step computes all of it, this step takes
 # long, and the three must wait for their next token. So a step has a **token budget**: at most so many tokens are
-# computed, of all requests together. Those that write come first, with 1 each. The prompt gets what is left, and goes
-# on in the next step. This is **chunked prefill**.
+# computed, of all requests together, in the order of their arrival. Here those that write came first and take 1 each.
+# The prompt gets what is left, and goes on in the next step. This is **chunked prefill**.
 #
 # - **7.c** With a budget of 32 tokens: in how many steps is the prompt of 400 computed, beside three that write?
 # - **7.d** And how many times as long is the slowest step with a budget of 512, compared with 32?
@@ -98,13 +98,14 @@ print(f"slowest step, measured on this machine: {slow:.0f} ms in one go, {quick:
 reveal("7.d", slow / quick)
 
 # %% [markdown]
-# The ratio changes from machine to machine and from run to run. It is less than 400 / 32 because a step costs
-# something however few tokens it computes. That is the price of chunks, too: the long request gets its first token
-# later.
+# The ratio changes from machine to machine and from run to run. The slowest step computed 403 tokens, against 32. The
+# ratio is less than 403 / 32 because a step costs something however few tokens it computes. That is the price of
+# chunks, too: the long request gets its first token later.
 #
 # The pages for the whole prompt are taken when the request is let in, not chunk by chunk. So a request that has begun
 # its prompt can finish it.
-#
+
+# %% [markdown]
 # ## When pages run out
 #
 # A request is let in with pages for its prompt. Then it grows, and nobody knows how far. One day a running request
@@ -133,8 +134,9 @@ for e in preemptions:
 Stepper(crowded, step=preemptions[0].step - 1)
 
 # %% [markdown]
-# Step forward once: who needed a page, who lost all of theirs, and who has them now? (C needed one. F, who came last, gave
-# back three; C, D and E took them.) Press `p` to go to the next preemption: E gives way twice.
+# Step forward once: who needed a page, who lost all of theirs, and who has them now? (C took the last free page. Then D
+# needed one. F, who came last, gave back three: D and E took one each, and one is free.) Press `p` to go to the next
+# preemption: E gives way twice.
 #
 # ## The watermark
 #
@@ -156,7 +158,9 @@ reveal("7.e", llm.page_map.totals.recomputed_tokens, "tokens")
 
 # %%
 careful, _ = lesson07.crowded_run(watermark=0.2)
-print(f"steps: {llm.step_number} without, {careful.step_number} with a watermark")
+for name, engine in (("without", llm), ("with", careful)):
+    t = engine.page_map.totals
+    print(f"{name}: {t.preemptions} preemptions, at most {t.max_running} at a time, {engine.step_number} steps")
 reveal("7.f", careful.page_map.totals.recomputed_tokens, "tokens")
 
 # %% [markdown]
@@ -166,8 +170,8 @@ reveal("7.f", careful.page_map.totals.recomputed_tokens, "tokens")
 # ## Exercise 7.1: share a budget
 #
 # Now you. `missing` says for each running request, in order, how many tokens it could compute: 1 if it writes, more in
-# a prompt. Return how many each of them computes in a step of `budget` tokens. First come, first served; who gets nothing
-# has a 0.
+# a prompt. Return how many each of them computes in a step of `budget` tokens, as a list. First come, first served; who
+# gets nothing has a 0.
 
 
 # %%
@@ -198,11 +202,14 @@ show_source(Server)
 
 # %% [markdown]
 # `admit(budget)` lets requests in, from the head of the queue on, and returns what they compute in this step: a
-# dictionary from a request's number to its tokens. The head must wait if
+# dictionary from a request's number to its tokens (those that it misses, or what is left of the budget). Who is let in
+# goes from `waiting` to the end of `running` and is given pages for **all** its known tokens. (`known`, `left` and
+# `stored` change when the step has run: not your business.) The head must wait if
 #
 # - the budget is spent, or `max_running` requests run already;
 # - the pages for **all** tokens that it knows are not free;
-# - somebody runs, and fewer than `reserve` pages would be left. (If nobody runs, waiting would be for nothing.)
+# - somebody runs, be it one just let in, and fewer than `reserve` pages would be left. (If nobody runs, waiting would
+#   be for nothing.)
 #
 # If the head must wait, **all** wait: nobody overtakes, or a large request might never get its turn.
 
@@ -234,8 +241,8 @@ check("7.2", Admitting)
 #
 # `make_room(index, tokens)` sees to it that `self.running[index]` has pages for `tokens` tokens in all.
 #
-# - As long as too few pages are free, the request that came last gives all its pages back (`take_back`) and goes to
-#   the **front** of the queue.
+# - As long as too few pages are free, the request that came last gives all its pages back (`take_back`) and goes from
+#   the end of `running` to the **front** of `waiting`.
 # - If that is the request itself, stop: return False.
 # - Otherwise give it its pages and return True.
 #
