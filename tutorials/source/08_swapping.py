@@ -172,7 +172,7 @@ show_source(preemption.decide)
 # become free (pages that others share do not).
 #
 # Write the policy that takes **the fewest tokens to compute again for each page that becomes free**. Who frees no
-# page at all comes last.
+# page at all comes last; of several such, the one with the fewest tokens is first.
 
 # %%
 class CheapestPerPage:
@@ -227,7 +227,8 @@ for name, run in (("watermark 0", tight), ("watermark 0.25", careful)):
 # Fewer tokens are computed twice, but fewer requests run at once, so the run needs more steps. Which is faster
 # depends on what a step costs: on a GPU a step with one request more costs almost nothing, on a CPU every token costs
 # something.
-#
+
+# %% [markdown]
 # Swapping is no cure either: the same requests are pushed out, only for another price. And the engine
 # cannot do what an operating system does, run on with a part of a program's pages: attention reads **all** pages of a
 # request in every step. That is why a victim loses all of them (the paper calls it *all-or-nothing*, section 4.5).
@@ -267,7 +268,8 @@ reveal("8.e", 55e9 / (3133 * 2**20), "tokens/s", how="computed")
 # Measured were 13.4 tokens per second, against 215 with the whole text on the device (`docs/benchmarks.md`, "Larger
 # than the device, on a GPU"). So a text larger than the memory is possible at a sixteenth of the speed. If that is
 # too slow, the remedy is to read less: lesson 9.
-#
+
+# %% [markdown]
 # ## What the paper says, what we measured
 #
 # - Section 4.5: vLLM takes in no new request while others are swapped out. So the host tier never needs more pages
@@ -285,13 +287,14 @@ reveal("8.e", 55e9 / (3133 * 2**20), "tokens/s", how="computed")
 # - vLLM has given up swapping all the same. Lesson 10 says how it explains that.
 #
 # ## Questions without end
+#
+# Each is about a victim of a real run. The number (the *seed*) makes the question: the same number, the same question.
+# Without buttons, in a terminal for instance, use `quiz("8", seed=1).answer(...)` and `.solution()`.
 
 # %%
-question = quiz("8", seed=1)
-question.text
+from workbench.widgets import QuizBox
 
-# %%
-question.answer(None)
+QuizBox(quiz("8", seed=1))
 
 # %%
 progress(8)

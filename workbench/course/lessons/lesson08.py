@@ -403,7 +403,7 @@ EXERCISES = {
         grade_policy,
         (
             "What does it cost to take somebody's pages (`footprint.tokens`), and what is gained (`footprint.lost`)?",
-            "The smallest key gives way: `tokens / lost`. What if nobody else loses a page, so that `lost` is 0?",
+            "The smallest key gives way: `tokens / lost`. What if others share all its pages, so that `lost` is 0?",
             "Keys may be tuples, compared from the left: `(lost == 0, tokens / max(1, lost))`.",
         ),
     ),
@@ -411,7 +411,7 @@ EXERCISES = {
 
 
 def make_question(seed: int) -> Question:
-    """About a victim of a real run, or about one on a large machine."""
+    """About a victim of a real run: what either way costs, and which one the engine takes."""
     rng = random.Random(seed)
     timeline, host = adaptive_run(rng.randint(1, 2))
     found = decisions(timeline, host)
