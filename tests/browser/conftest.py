@@ -13,21 +13,13 @@ from typing import Any
 import pytest
 import torch
 
+from workbench.benchmarks.app_host import FLAGS
 from workbench.models import LoadedModel
 from workbench_app.main import build, launch_options, make_services, step_threads
 from workbench_app.services import Services
 from workbench_app.session import Session
 from workbench_app.store import SessionStore
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -123,7 +115,7 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         yield chromium
         chromium.close()
 

@@ -16,6 +16,7 @@ from workbench.events.kvtrace import RecordingError
 from workbench.events.state import RequestState
 from workbench.events.types import Tier
 from workbench.views.page_life_rows import CACHED, Kind, PageRows, RequestRows
+from workbench.views.read_on import read_on
 from workbench.views.series_requests import RequestTracker
 
 
@@ -80,14 +81,7 @@ class LifeIndex:
         with self._lock:
             if self._seq < 0:
                 return all(self.extend(batch) for batch in history.batches())
-            for step in range(max(self._step, history.first_step), history.last_step + 1):
-                try:
-                    events = history.events(step)
-                except IndexError:
-                    return False
-                if not self.extend(EventBatch(step, events)):
-                    return False
-        return True
+            return read_on(history, self._step, self.extend)
 
     def extend(self, batch: EventBatch) -> bool:
         """Takes a batch into account; False, and nothing done, if events before it are missing."""

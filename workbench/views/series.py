@@ -12,6 +12,7 @@ import numpy as np
 from workbench.events import EventBatch, History, PageMap
 from workbench.events import types as ev
 from workbench.events.kvtrace import RecordingError
+from workbench.views.read_on import read_on
 from workbench.views.series_pool import FLOWS, PoolCounter, is_starved
 from workbench.views.series_requests import RequestTrack, RequestTracker
 
@@ -134,14 +135,7 @@ class RunSeries:
         Returns:
             False if the history has forgotten steps that this series has not seen: collect a new one.
         """
-        for step in range(max(self.last_step, history.first_step), history.last_step + 1):
-            try:
-                events = history.events(step)
-            except IndexError:
-                return False
-            if not self.extend(EventBatch(step, events)):
-                return False
-        return True
+        return read_on(history, self.last_step, self.extend)
 
     def _write_row(self) -> None:
         columns, pool, requests, counts = self._columns, self._pool, self._requests, self._counts
