@@ -63,7 +63,7 @@ course: $(VENV)/.course
 	$(BIN)/workbench course html $(ARGS)
 
 test: $(VENV)/.browser
-	REQUIRE_BROWSER=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone" $(ARGS)
+	REQUIRE_BROWSER=1 $(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder -m "not alone" $(ARGS)
 	REQUIRE_BROWSER=1 $(BIN)/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]  # 5: ARGS leave none of these
 
 lint: $(VENV)/.dev

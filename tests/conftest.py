@@ -14,6 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import itertools
+from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -26,6 +27,22 @@ from workbench.models import LoadedModel, load_model, prepare_model
 
 # With as many threads as cores, another busy process makes every step ten times slower (docs/benchmarks.md).
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests run in one worker; those that drive a browser all in the same one.
+
+    Two browsers with two apps at once leave too little of two cores for either.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneBrowser(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "tests/browser" if file.startswith("tests/browser/") else file
+
+    return OneBrowser(config, log)
 
 
 def random_llama() -> LoadedModel:

@@ -137,6 +137,36 @@ def test_a_tour_by_keyboard_alone_left_and_taken_up_again(tab: Tab) -> None:
     page.keyboard.press("Escape")
 
 
+def test_the_card_stays_where_it_is_while_it_is_pointed_at(tab: Tab) -> None:
+    """A button that moves away between press and release of the mouse is not clicked."""
+    page = tab.page
+    titles = [step.title for step in PAGES.steps]
+    place = "() => { const box = document.querySelector('#kvw-tour').getBoundingClientRect(); return [box.x, box.y]; }"
+    page.set_viewport_size({"width": 1024, "height": 560})  # so that there is something to scroll
+    learn(page)
+    page.evaluate("id => KVW.tour.start(id, 4)", PAGES.id)
+    at(page, titles[4])
+    page.locator(".kvw-tour-ring").wait_for()
+    page.wait_for_timeout(1200)  # until the target has been brought into sight
+    scroll = "by => { const before = scrollY; scrollBy({ top: by, behavior: 'instant' }); return scrollY - before; }"
+    begun = page.evaluate(place)
+    assert page.evaluate(scroll, -80) == -80
+    page.wait_for_timeout(350)
+    assert page.evaluate(place) != begun, "the card was to follow its target"
+
+    begun = page.evaluate(place)
+    button = card(page).get_by_role("button", name="Skip").bounding_box()
+    page.mouse.move(button["x"] + 3, button["y"] + 3)
+    page.mouse.move(button["x"] + button["width"] / 2, button["y"] + button["height"] / 2)
+    page.mouse.down()
+    assert page.evaluate(scroll, 80) == 80
+    page.wait_for_timeout(350)
+    assert page.evaluate(place) == begun
+    page.mouse.up()
+    at(page, titles[5])
+    page.keyboard.press("Escape")
+
+
 def test_the_tour_of_sharing(tab: Tab) -> None:
     page = tab.page
     titles = [step.title for step in SHARING.steps]

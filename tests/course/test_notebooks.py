@@ -15,7 +15,7 @@ from workbench.course.grading import faults, run_version
 
 DATA = Path(__file__).parent / "data"
 COURSE = course_folder()
-LIMIT_SECONDS = 30
+LIMIT_SECONDS = 90
 
 pytestmark = [pytest.mark.course, pytest.mark.timeout(240)]
 
@@ -38,7 +38,7 @@ def test_a_lesson(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f"\n{name}: kernel {start:.1f} s, {', '.join(words)}")
     assert found == {version: [] for version in VERSIONS}
-    # Of CPU time, which other work on the machine does not change.
+    # Far more than any needs (docs/benchmarks.md), and of CPU time: what it finds is a cell that has become endless.
     assert max(run.cpu_seconds for run in runs.values()) < LIMIT_SECONDS
 
 

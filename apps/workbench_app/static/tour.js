@@ -170,7 +170,7 @@ window.KVW = window.KVW || {};
       if (one.viewer && KVW.viewer) values[one.viewer] = KVW.viewer.state[one.viewer];
       if (one.frame && KVW.frame) values[one.frame] = field(KVW.frame, one.frame);
     }
-    begun = { values, texts, noted: false, target: null, scrolled: false, revealed: false };
+    begun = { values, texts, noted: false, target: null, scrolled: false, revealed: false, reached: false };
     count.textContent = "Step " + (at + 1) + " of " + steps.length + " · " + tour.title;
     title.textContent = step.title;
     text.textContent = step.text;
@@ -259,11 +259,18 @@ window.KVW = window.KVW || {};
   const BUSY = "#kvw-buttons, .kvw-transport, .kvw-tools, .kvw-stats, .kvw-map, .kvw-history, .kvw-viewer-transport, .kvw-panel-sequence, .kvw-lab-charts";
   const overlap = (x, y, width, height, box) =>
     Math.max(0, Math.min(x + width, box.right) - Math.max(x, box.left)) * Math.max(0, Math.min(y + height, box.bottom) - Math.max(y, box.top));
-  /** Where the card covers least and is near. A place is kept as long as the target stays where it is. */
+  // Who points at the card is about to press one of its buttons, and should find it where it was.
+  card.addEventListener("pointermove", (event) => {
+    if (begun && (event.movementX || event.movementY)) begun.reached = true;
+  });
+  card.addEventListener("pointerdown", () => begun && (begun.reached = true));
+  card.addEventListener("pointerleave", () => begun && (begun.reached = false));
+  /** Where the card covers least and is near. A place is kept while the target stays where it is, or the card is pointed at. */
   function choose(box, width, height, right, bottom) {
     const key = [at, width, height, right, bottom, box && Math.round(box.left), box && Math.round(box.top)].join();
     if (begun.spot && begun.spotKey === key) return begun.spot;
     const fit = (x, y) => [Math.max(8, Math.min(x, right - width - 8)), Math.max(8, Math.min(y, bottom - height - 8))];
+    if (begun.spot && begun.reached) return fit(...begun.spot);
     const corners = [fit(right, bottom), fit(0, bottom), fit(right, 0), fit(0, 0)];
     let spots = corners;
     if (box) {
