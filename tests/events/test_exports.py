@@ -227,7 +227,9 @@ def test_every_kind_from_the_command_line(file: Path, capsys: pytest.CaptureFixt
         assert part.state_at(15) == whole.state_at(15)
     assert main(["export", str(file), "--to", "csv", "--table", "steps", "--steps", ":5"]) == 0
     assert pd.read_csv(file.parent / "run_-5.steps.csv")["step"].tolist() == [1, 2, 3, 4, 5]
-    assert len(list(file.parent.iterdir())) == 6, "nothing is left beside the files"
+    assert main(["export", str(file), "-o", str(file.parent / "steps 1.perfetto.json"), "--steps", "1"]) == 0
+    assert "traceEvents" in json.loads((file.parent / "steps 1.perfetto.json").read_text())
+    assert len(list(file.parent.iterdir())) == 7, "nothing is left beside the files"
 
 
 @pytest.mark.parametrize(
@@ -237,6 +239,8 @@ def test_every_kind_from_the_command_line(file: Path, capsys: pytest.CaptureFixt
         (["--to", "csv", "--steps", "a:b"], "must be A:B, A:, :B or one step"),
         (["--to", "csv", "--steps", "5:99"], "the recording goes from step 0 to step 60"),
         (["--to", "perfetto", "--table", "steps"], "only for --to csv and --to parquet"),
+        ([], "--to: needed, unless -o names a file; must be one of perfetto, csv, parquet, html, kvtrace"),
+        (["-o", "run.txt"], "-o run.txt: the ending names no format; give --to, or one of the endings .perfetto.json"),
         (["--to", "kvtrace"], "give --steps for a part of the recording, or -o for a copy"),
         (["--to", "csv", "-o", "run.kvtrace"], "that is the recording itself"),
         (["--to", "csv", "-o", "there.csv"], "exists; give another name, or --force"),

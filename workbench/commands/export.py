@@ -22,7 +22,7 @@ _EXAMPLES = """examples:
   workbench export run.kvtrace --to perfetto                  then open run.perfetto.json in ui.perfetto.dev
   workbench export run.kvtrace --to csv --steps 100:200       events of steps 100 to 200, both included
   workbench export run.kvtrace --to parquet --table steps     one row per step
-  workbench export run.kvtrace --to kvtrace --steps 100:200 -o part.kvtrace
+  workbench export run.kvtrace --steps 100:200 -o part.kvtrace    the format is what the name ends in
 """
 
 
@@ -103,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = f"Writes a recording, or a part of it, in another format:\n\n{kinds}"
     parser.epilog = _EXAMPLES
     parser.add_argument("recording", type=Path, metavar="FILE.kvtrace", help="what `workbench run --record` wrote")
-    parser.add_argument("--to", required=True, choices=tuple(KINDS), help="the format")
+    parser.add_argument("--to", choices=tuple(KINDS), help="the format [what the ending of --out says]")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="[beside the recording, with the usual ending]")
     parser.add_argument("--steps", default="", metavar="A:B", help="only these steps, both included; A: or :B will do")
     parser.add_argument(
@@ -128,6 +128,23 @@ def parse_steps(text: str) -> tuple[int | None, int | None]:
     if numbers[0] is not None and numbers[1] is not None and numbers[1] < numbers[0]:
         raise ValueError(f"--steps {text!r}: the last step comes before the first")
     return numbers[0], numbers[1]
+
+
+def parse_format(to: str | None, out: Path | None) -> str:
+    """The name of the format that was asked for, in `KINDS`.
+
+    Raises:
+        ValueError: neither `to` nor the ending of `out` names one.
+    """
+    if to is not None:
+        return to
+    if out is None:
+        raise ValueError(f"--to: needed, unless -o names a file; must be one of {', '.join(KINDS)}")
+    for name, kind in KINDS.items():
+        if out.name.endswith(kind.suffix):
+            return name
+    endings = ", ".join(kind.suffix for kind in KINDS.values())
+    raise ValueError(f"-o {out}: the ending names no format; give --to, or one of the endings {endings}")
 
 
 @contextmanager
@@ -179,13 +196,14 @@ class _Meter:
 
 
 def main(args: argparse.Namespace) -> int:
-    kind = KINDS[args.to]
+    to = parse_format(args.to, args.out)
+    kind = KINDS[to]
     first, last = parse_steps(args.steps)
-    if args.table != "events" and args.to not in ("csv", "parquet"):
+    if args.table != "events" and to not in ("csv", "parquet"):
         raise ValueError(f"--table {args.table}: only for --to csv and --to parquet")
     part = "" if not args.steps else f"_{args.steps.replace(':', '-').strip()}"
     table = "" if args.table == "events" else f".{args.table}"
-    if args.out is None and args.to == "kvtrace" and not part:
+    if args.out is None and to == "kvtrace" and not part:
         raise ValueError("--to kvtrace: give --steps for a part of the recording, or -o for a copy")
     out: Path = args.out or args.recording.with_name(args.recording.stem + part + table + kind.suffix)
     if out.exists() and args.recording.exists() and out.samefile(args.recording):
