@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import webbrowser
 from collections.abc import Sequence
@@ -40,7 +41,12 @@ def _load(model: str) -> LoadedModel:
 
     torch.set_num_threads(step_threads())
     # On a GPU, too: in half precision the two sides' batches would round differently, and their texts part sometimes.
-    return load_model(model, dtype="float32" if model == BUNDLED else "auto")
+    loaded = load_model(model, dtype="float32" if model == BUNDLED else "auto")
+    # All libraries are there now, and stay. To look through their half a million objects in every full garbage
+    # collection would hold all visitors up for half a second (docs/benchmarks.md).
+    gc.collect()
+    gc.freeze()
+    return loaded
 
 
 def make_services(model: str | LoadedModel = "tiny", **options: Any) -> Services:
