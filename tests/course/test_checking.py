@@ -73,7 +73,7 @@ def test_a_missing_answer_gets_the_first_hint(answer: Any) -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (crashing, "IndexError: list index out of range` in its line"),
+        (crashing, "IndexError: list index out of range` in line"),
         (lambda: 1, "Your answer could not be used: `TypeError"),
         (7, "Your answer could not be used: `TypeError: 'int' object is not callable`"),
     ],

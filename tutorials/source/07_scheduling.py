@@ -246,7 +246,8 @@ check("7.2", Admitting)
 # - If that is the request itself, stop: return False.
 # - Otherwise give it its pages and return True.
 #
-# (If a check never ends, a loop of yours does not. Interrupt the kernel and look at what changes in it.)
+# (A loop that never ends is stopped after 20 seconds, and the check says where it was. Look at what changes in it. On
+# Windows nothing stops it: interrupt the kernel.)
 
 
 # %%

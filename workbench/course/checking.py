@@ -2,87 +2,70 @@
 
 from __future__ import annotations
 
-import linecache
-import sysconfig
-import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import workbench
 from workbench.course import registry
 from workbench.course.exercise import Exercise, Question
+from workbench.course.failures import blame, failure, stopped
+from workbench.course.limits import LIMIT_SECONDS, Stopped, limited
 from workbench.course.session import SESSION
 from workbench.course.verdict import Verdict
 from workbench.course.words import Said
 
-_PACKAGE = Path(workbench.__file__).parent
-#: Code below these is not the student's.
-_LIBRARIES = (
-    _PACKAGE,
-    _PACKAGE.parent / "kernels",
-    *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")),
-)
 
-
-def check(number: str, answer: Any = None, seed: int | None = None) -> Verdict:
+def check(number: str, answer: Any = None, seed: int | None = None, limit: float | None = LIMIT_SECONDS) -> Verdict:
     """Grades ``answer`` to exercise ``number`` on workloads made from seeds; a wrong or missing answer never raises.
+
+    An answer that never comes to its end is stopped, and the verdict says in which call and which line it was. That
+    does not work on Windows, nor outside of the main thread: there interrupt the kernel.
 
     Args:
         seed: one workload only; None: all of the exercise's seeds, up to the first failure.
+        limit: seconds that the whole check may take, see `workbench.course.limits`; None: as long as it likes.
 
     Raises:
-        ValueError: there is no such exercise.
+        ValueError: there is no such exercise, or ``limit`` is not above 0.
     """
     task = registry.exercise(number)
     if answer is None or answer is ...:
         verdict = _missing(task)
     else:
-        verdict = _graded(task, answer, task.seeds if seed is None else (seed,))
+        verdict = _graded(number, task, answer, task.seeds if seed is None else (seed,), limit)
     verdict = replace(verdict, exercise=number, next_hint="" if verdict.passed else _next_hint(number, task))
     SESSION.keep(number, verdict)
     return verdict
 
 
-def _graded(task: Exercise, answer: Any, seeds: Any) -> Verdict:
-    for seed in seeds:
-        try:
-            verdict = task.grade(answer, seed)
-        except Exception as error:
-            place = _place(error, task)
-            if isinstance(error, NotImplementedError) and place is not None:
-                return _missing(task)
-            verdict = Verdict(False, _what_happened(error, place))
-        if not verdict.passed:
-            return replace(verdict, seed=seed if verdict.seed is None else verdict.seed)
+def _graded(number: str, task: Exercise, answer: Any, seeds: Sequence[int], limit: float | None) -> Verdict:
+    seed = seeds[0]
+    try:
+        with limited(limit):
+            for seed in seeds:
+                verdict = _on_workload(task, answer, seed)
+                if not verdict.passed:
+                    return verdict
+    except Stopped as stop:
+        return replace(stopped(stop, blame(stop, task.grade), number), seed=seed)
     count = len(seeds)
     return replace(verdict, message=f"{verdict.message} ({count} workload{'s' if count > 1 else ''})")
+
+
+def _on_workload(task: Exercise, answer: Any, seed: int) -> Verdict:
+    try:
+        verdict = task.grade(answer, seed)
+    except Exception as error:
+        guilty = blame(error, task.grade)
+        if isinstance(error, NotImplementedError) and guilty is not None:
+            return _missing(task)
+        verdict = failure(error, guilty)
+    return verdict if verdict.passed or verdict.seed is not None else replace(verdict, seed=seed)
 
 
 def _missing(task: Exercise) -> Verdict:
     first = f" {task.hints[0]}" if task.hints else ""
     return Verdict(False, f"{task.title}.{first}", is_missing=True)
-
-
-def _what_happened(error: Exception, place: tuple[int, str] | None) -> str:
-    words = f"`{type(error).__name__}: {error}`"
-    if place is None:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(last.filename).name}, line {last.lineno}"
-        return f"Your answer could not be used: {words} ({where}). Are its arguments and its result those asked for?"
-    line, code = place
-    return f"Your code raised {words} in its line {line}: `{code}`" if code else f"Your code raised {words}"
-
-
-def _place(error: Exception, task: Exercise) -> tuple[int, str] | None:
-    """Line and text of the last line of the student's that ran; None if no code of theirs did."""
-    grader = getattr(getattr(task.grade, "__code__", None), "co_filename", "")
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = Path(frame.filename)
-        if frame.filename != grader and not any(library in path.parents for library in _LIBRARIES):
-            line = frame.lineno or 0
-            return line, linecache.getline(frame.filename, line).strip()
-    return None
 
 
 def _next_hint(number: str, task: Exercise) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.course.comparing import compare
+from workbench.course.limits import LIMIT_SECONDS, Stopped, limited
 from workbench.course.verdict import Verdict
 from workbench.course.words import NEUTRAL, Said, box, shown, to_html
 
@@ -88,7 +89,7 @@ class Question:
             verdict = Verdict(False, "No answer yet.", is_missing=True)
         else:
             value = self._choice(given) if self.choices else _parsed(given, self.expected)
-            verdict = compare(value, self.expected, self.what, tolerance=self.tolerance)
+            verdict = self._compared(value)
             if verdict.passed:
                 verdict = Verdict(True, f"Right. {self.why}")
             else:
@@ -101,6 +102,14 @@ class Question:
         if self._on_verdict is not None:
             self._on_verdict(verdict)
         return verdict
+
+    def _compared(self, value: Any) -> Verdict:
+        try:
+            with limited(LIMIT_SECONDS):
+                return compare(value, self.expected, self.what, tolerance=self.tolerance)
+        except Stopped:
+            # An object of the student's own, whose comparison never ends.
+            return Verdict(False, "")
 
     def solution(self) -> Solution:
         return Solution(self.expected, self.why)

@@ -56,7 +56,9 @@ class Said:
         return box(NEUTRAL, to_html(self._plain()))
 
     def __repr__(self) -> str:
-        return self._plain().replace("`", "").replace("**", "")
+        # Not within code: there ** is a power.
+        pieces = re.split(r"(`[^`]+`)", self._plain())
+        return "".join(p.strip("`") if p.startswith("`") else p.replace("`", "").replace("**", "") for p in pieces)
 
     def __str__(self) -> str:
         return repr(self)
