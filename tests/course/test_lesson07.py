@@ -9,7 +9,8 @@ import pytest
 
 from tests.course.solutions import solutions
 from workbench.course.lessons import lesson07, scheduler_graders
-from workbench.course.lessons.small_server import Reference, Request
+from workbench.course.lessons.scheduler_judge import Judge
+from workbench.course.lessons.small_server import Request, advance
 from workbench.course.verdict import Verdict
 from workbench.events import types as ev
 
@@ -38,6 +39,25 @@ def test_the_watermark_saves_work() -> None:
     assert lost[0] > lost[1] > 0
 
 
+@pytest.mark.parametrize("budget", [1, 16])
+def test_the_judge_in_small_states(budget: int) -> None:
+    """Three requests by hand, so that the judge does not only agree with itself."""
+    server = Judge(num_pages=6, block_size=4, budget=budget, max_running=3, reserve=1)
+    server.waiting = [Request(0, 9, 3), Request(1, 4, 3), Request(2, 5, 3)]
+    # Three pages, then one; the third would need two, and one of the two that are left is the reserve.
+    expected = {0: 9, 1: 4} if budget == 16 else {0: 1}
+    assert server.admit(budget) == expected
+    assert [r.pages for r in server.running] == [3, 1][: len(expected)]
+    assert server.free == 6 - sum(r.pages for r in server.running)
+    if budget == 16:
+        advance(server, expected)
+        server.free = 0
+        assert server.make_room(0, 10)  # there is a slot left on its page
+        assert not server.make_room(1, 5)  # it came last
+        assert [[r.number for r in queue] for queue in (server.running, server.waiting)] == [[0], [1, 2]]
+        assert (server.free, server.waiting[0].stored) == (1, 0)
+
+
 def test_reference_answers_pass_on_many_seeds() -> None:
     for seed in range(20):
         for verdict in (
@@ -49,10 +69,10 @@ def test_reference_answers_pass_on_many_seeds() -> None:
             assert verdict.passed, f"{seed}: {verdict}"
 
 
-def test_the_reference_is_the_engine() -> None:
+def test_the_judge_and_the_key_foretell_whole_runs() -> None:
     preempted = 0
     for seed in range(3):
-        for kind in (Reference, Scheduler):
+        for kind in (Judge, Scheduler):
             verdict = lesson07.grade_replay(kind, seed)
             assert verdict.passed, f"{seed}: {verdict}"
         preempted += int(verdict.message.split(" with ")[1].split()[0])
@@ -201,7 +221,7 @@ def test_wrong_schedulers(grade: Any, answer: Any, words: str, place: str) -> No
 
 
 def test_the_first_wrong_step_is_named() -> None:
-    """Up to that step the wrong scheduler's plans are the reference's."""
+    """Up to that step the wrong scheduler's plans are the engine's."""
     verdict = _failures(lesson07.grade_step, WholePrompts)[0]
     step, request = (int(part.split()[1]) for part in str(verdict.first_wrong).split(", "))
     assert f"Step {step}: request {request}:" in verdict.message

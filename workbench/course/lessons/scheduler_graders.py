@@ -1,4 +1,4 @@
-"""Lesson 7's graders: a student's decisions beside the reference's, on random states, workloads and real runs."""
+"""Lesson 7's graders: a student's decisions beside the engine's, on random states, workloads and real runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from workbench.course.lessons.bundled import Job, random_jobs, run
-from workbench.course.lessons.small_server import Reference, Request, Server, advance
+from workbench.course.lessons.scheduler_judge import Judge
+from workbench.course.lessons.small_server import Request, Server, advance
 from workbench.course.verdict import Verdict
 from workbench.events import Timeline
 from workbench.events import types as ev
@@ -114,9 +115,9 @@ def _fill(server: Server, seed: int, crowded: bool) -> Server:
     return server
 
 
-def _pair(answer: Callable[..., Any], rng: random.Random, crowded: bool) -> tuple[Any, Reference]:
+def _pair(answer: Callable[..., Any], rng: random.Random, crowded: bool) -> tuple[Any, Judge]:
     settings, seed = _settings(rng), rng.randrange(1 << 30)
-    yours, right = answer(**settings), Reference(**settings)
+    yours, right = answer(**settings), Judge(**settings)
     _fill(yours, seed, crowded)
     _fill(right, seed, crowded)
     return yours, right
@@ -265,7 +266,7 @@ def _run_invariants(server: Server, plan: Any, alive: set[int], pages: int) -> s
 
 
 def grade_step(answer: Callable[..., Any], seed: int) -> Verdict:
-    """A seeded workload from its first step to its last: first what must never be, then the reference's plans."""
+    """A seeded workload from its first step to its last: first what must never be, then the engine's plans."""
     rng = random.Random(3000 + seed)
     settings = _settings(rng)
     most = settings["num_pages"] * settings["block_size"]
@@ -276,7 +277,7 @@ def grade_step(answer: Callable[..., Any], seed: int) -> Verdict:
         coming.append((rng.choice((1, 1, rng.randint(1, 20))), number, prompt, output))
     times = sorted(step for step, *_ in coming)
     coming = [(step, number, prompt, output) for step, (_, number, prompt, output) in zip(times, coming, strict=True)]
-    yours, right = answer(**settings), Reference(**settings)
+    yours, right = answer(**settings), Judge(**settings)
     preemptions, step = 0, 0
     while step < 2000 and (coming or right.running or right.waiting):
         step += 1

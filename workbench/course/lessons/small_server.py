@@ -1,4 +1,7 @@
-"""A server of requests and pages that are only counted, for which lesson 7's students write the scheduler."""
+"""A server of requests and pages that are only counted, for which lesson 7's students write the scheduler.
+
+No solution of 7.2 to 7.4 is here, nor elsewhere in the lesson's code: `scheduler_judge` asks the engine's own scheduler.
+"""
 
 from __future__ import annotations
 
@@ -61,47 +64,6 @@ class Server:
         """All its pages, and with them its keys and values."""
         self.free += request.pages
         request.pages = request.stored = 0
-
-
-class Reference(Server):
-    """What `workbench.engine.scheduler.Scheduler` does, for requests with one sequence; the tests hold it to that."""
-
-    def admit(self, budget: int) -> dict[int, int]:
-        plan: dict[int, int] = {}
-        while self._can_admit(budget):
-            head = self.waiting.pop(0)
-            self.running.append(head)
-            self.give(head, head.known)
-            plan[head.number] = min(head.missing, budget)
-            budget -= plan[head.number]
-        return plan
-
-    def _can_admit(self, budget: int) -> bool:
-        if not self.waiting or budget < 1 or len(self.running) >= self.max_running:
-            return False
-        reserve = self.reserve if self.running else 0
-        return self.pages_for(self.waiting[0].known) <= self.free - reserve
-
-    def make_room(self, index: int, tokens: int) -> bool:
-        wanted = self.running[index]
-        while self.pages_for(tokens) - wanted.pages > self.free and index < len(self.running):
-            self.waiting.insert(0, self.running.pop())
-            self.take_back(self.waiting[0])
-        if index >= len(self.running):
-            return False
-        self.give(wanted, tokens)
-        return True
-
-    def step(self) -> dict[int, int]:
-        plan: dict[int, int] = {}
-        budget, before = self.budget, len(self.running)
-        while len(plan) < len(self.running) and budget:
-            request = self.running[len(plan)]
-            count = min(request.missing, budget)
-            if self.make_room(len(plan), request.stored + count):
-                plan[request.number] = count
-                budget -= count
-        return plan if len(self.running) < before else plan | self.admit(budget)
 
 
 def advance(server: Server, plan: dict[int, int]) -> None:
