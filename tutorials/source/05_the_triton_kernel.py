@@ -348,15 +348,13 @@ source
 #
 # ## Questions without end
 #
-# The number (the *seed*) makes the question: another number, another question, from another run of the engine.
-# `question.answer(...)` answers, `question.solution()` explains.
+# Each is about another run of the engine. The number (the *seed*) makes the question: the same number, the same
+# question. Without buttons, in a terminal for instance, use `quiz("5", seed=0).answer(...)` and `.solution()`.
 
 # %%
-question = quiz("5", seed=0)
-question
+from workbench.widgets import QuizBox
 
-# %%
-question.solution()
+QuizBox(quiz("5", seed=0))
 
 # %%
 progress("5")

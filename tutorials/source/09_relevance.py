@@ -276,14 +276,15 @@ except NotImplementedError:
 # paper's prefixes were chosen by hand (section 4.4, Fig. 10); automatic prefix caches with eviction policies came with
 # the servers after it.
 #
-# ## Questions
+# ## Questions without end
+#
+# The number (the *seed*) makes the question: the same number, the same question. Without buttons, in a terminal for
+# instance, use `quiz("9", seed=0).answer(...)` and `.solution()`.
 
 # %%
-question = quiz("9", seed=0)
-question
+from workbench.widgets import QuizBox
 
-# %%
-question.solution()
+QuizBox(quiz("9", seed=0))
 
 # %%
 progress("9")

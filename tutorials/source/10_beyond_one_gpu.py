@@ -326,14 +326,13 @@ reveal("10.e", late * 1e3, "ms", how="modelled")
 #
 # ## Questions without end
 #
-# Write your answer in place of `None`. Another seed is another question; `question.solution()` has the answer and why.
+# The number (the *seed*) makes the question: the same number, the same question. Without buttons, in a terminal for
+# instance, use `quiz("10", seed=1).answer(...)` and `.solution()`.
 
 # %%
-question = quiz("10", seed=1)
-question.text
+from workbench.widgets import QuizBox
 
-# %%
-question.answer(None)
+QuizBox(quiz("10", seed=1))
 
 # %%
 progress(10)
