@@ -1,6 +1,6 @@
 """A server of requests and pages that are only counted, for which lesson 7's students write the scheduler.
 
-No solution of 7.2 to 7.4 is here, nor elsewhere in the lesson's code: `scheduler_judge` asks the engine's own scheduler.
+No solution of 7.2 to 7.4 is here or in the graders: `scheduler_judge` asks the engine's own scheduler.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from workbench.course.lessons.paged_scene import Scene, make_scene
+from workbench.course.lessons.tensor_verdicts import numbers, unequal
 from workbench.course.lessons.triton_puzzles import (
     HAS_TRITON,
     MISSING,
@@ -29,8 +30,6 @@ from workbench.course.lessons.triton_specs import (
 )
 from workbench.course.verdict import Verdict
 
-TOLERANCE = 1e-4
-
 
 def _refusal(answer: Any) -> Verdict | None:
     """Why the kernel can't be run at all, or None."""
@@ -43,21 +42,11 @@ def _refusal(answer: Any) -> Verdict | None:
     return None
 
 
-def _numbers(value: Tensor, count: int = 8) -> list[float]:
-    return [round(float(x), 4) for x in value.flatten()[:count]]
-
-
-def _unequal(yours: Tensor, expected: Tensor) -> Tensor:
-    """Where they differ; NaN differs from everything, minus infinity equals itself."""
-    close = (yours.double() - expected.double()).abs() <= TOLERANCE * (1 + expected.double().abs())
-    return ~((close & expected.isfinite()) | (yours == expected))
-
-
 def _read_beyond(record: Launch, arguments: tuple[str, ...], page: int, count: int, size: int, dim: int) -> str:
     """What was read of the caches beside the first ``count`` slots of ``page``, in words; empty if nothing."""
     for argument in arguments:
-        for numbers in record.read(argument):
-            for slot in sorted({int(n) // dim for n in numbers}):
+        for places in record.read(argument):
+            for slot in sorted({int(n) // dim for n in places}):
                 if slot // size != page:
                     return f"Page {slot // size} was read instead of page {page}."
                 if slot % size >= count:
@@ -96,7 +85,7 @@ def _page_puzzle(
         except Misplaced as error:
             return Verdict(False, str(error), first_wrong=place)
         yours = args["out"].cpu()
-        wrong = _unequal(yours, expected)
+        wrong = unequal(yours, expected)
         tokens = f"page {page} with {count} of {size} slots filled"
         if bool(wrong.any()):
             row = int(wrong.flatten(1).any(1).nonzero()[0]) if wrong.ndim > 1 else 0
@@ -104,7 +93,7 @@ def _page_puzzle(
             message = f"`out` is another one for {tokens}" + (f": row {row} is the first wrong one." if row else ".")
             if bool(left.isnan().any()):
                 message += " NaN lies in slots that hold no token; or it is inf - inf."
-            return Verdict(False, message, _numbers(left), _numbers(right), place)
+            return Verdict(False, message, numbers(left), numbers(right), place)
         beyond = _read_beyond(record, caches, page, count, size, dim)
         if beyond:
             return Verdict(False, f"`out` is right, but for {tokens}: {beyond}", first_wrong=place)
@@ -235,7 +224,7 @@ def _grade_attention(answer: Any, scene: Scene, heads: bool) -> Verdict:
     except Misplaced as error:
         return Verdict(False, str(error), first_wrong=_misplaced_page(answer, scene, heads))
     expected = _expected(scene, scene.context_lens)
-    wrong = _unequal(yours, expected).any(2).nonzero().tolist()
+    wrong = unequal(yours, expected).any(2).nonzero().tolist()
     if wrong:
         seq, head = wrong[0]
         page, mine, theirs = _first_wrong_page(answer, scene, seq, head, heads)
@@ -243,7 +232,7 @@ def _grade_attention(answer: Any, scene: Scene, heads: bool) -> Verdict:
         message = f"Lengths {scene.lengths}, pages of {scene.block_size}: with this page the output is another one."
         if bool(mine.isnan().any()):
             message += " NaN lies in slots that hold no token of the sequence; or it is inf - inf."
-        return Verdict(False, message, _numbers(mine), _numbers(theirs), where_)
+        return Verdict(False, message, numbers(mine), numbers(theirs), where_)
     place, what = _strange_read(scene, record)
     if what:
         return Verdict(False, f"`out` is right, but {what}.", first_wrong=place)
@@ -264,7 +253,7 @@ def _first_wrong_page(answer: Any, scene: Scene, seq: int, head: int, heads: boo
     growing = _growing(scene, seq)
     for page, lens in enumerate(growing):
         yours, expected = attend(answer, scene, lens, heads=heads)[0][seq, head], _expected(scene, lens)[seq, head]
-        if page == len(growing) - 1 or bool(_unequal(yours, expected).any()):
+        if page == len(growing) - 1 or bool(unequal(yours, expected).any()):
             return page, yours, expected
     raise AssertionError("a sequence has at least one page")
 
