@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +232,25 @@ def test_in_a_notebook_the_cell_is_named_and_the_next_one_works(tmp_path: Path) 
         f"in line {line} of cell [{number}]: {code}" in said[0] for line, code in ((2, "while True:"), (3, "pass"))
     )
     assert "passed" in said[1]
+
+
+@needs_timer
+def test_arguments_are_shown_in_a_few_characters() -> None:
+    """Something huge, something with an address and something that can't be shown are named by their types."""
+
+    def loops(first: Any, second: Any, third: Any, *, fourth: Any = None) -> None:
+        while True:
+            pass
+
+    class Odd:
+        def __repr__(self) -> str:
+            raise OSError
+
+    given = (list(range(10**6)), object(), Odd())
+    # A grader lies in another file than the answer.
+    grade = eval(compile("lambda answer, seed: answer(*given)", "<grader>", "eval"), {"given": given})
+    with pytest.MonkeyPatch.context() as patch:
+        task = replace(registry.exercise("90.1"), grade=grade)
+        patch.setattr(checking.registry, "exercise", lambda number: task)
+        verdict = check("90.1", loops, limit=0.3)
+    assert "loops(first=[0, 1, 2, 3, 4, 5, 6, 7, ...], second=<object>, third=<Odd>, fourth=None)" in str(verdict)

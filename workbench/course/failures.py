@@ -131,8 +131,10 @@ def _short(value: Any) -> str:
     """A value in a few characters, without walking through all of something huge; else its type."""
     short = reprlib.Repr()
     short.maxlist = short.maxtuple = short.maxdict = short.maxdeque = short.maxset = 8
+    short.maxother = 2 * _LONGEST_ARGUMENT
     try:
         text = short.repr(value)
     except Exception:
-        return f"a {type(value).__name__}"
-    return text if len(text) <= _LONGEST_ARGUMENT and "\n" not in text else f"a {type(value).__name__}"
+        text = ""
+    is_short = text and len(text) <= _LONGEST_ARGUMENT and "\n" not in text and not text.startswith("<")
+    return text if is_short else f"<{type(value).__name__}>"
