@@ -17,7 +17,7 @@ from workbench.events import History, Recording
 from workbench.events.jumps import JumpIndex
 from workbench.views.series import RunSeries
 from workbench_app.limits import ExploreError, Limits, gone, too_large
-from workbench_app.upload_checks import check_size, clean_name, open_recording
+from workbench_app.upload_checks import clean_name, open_recording
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +198,6 @@ class ExploreStore:
             length = file.seek(0, 2)
             ticket = ticket or self.reserve(length, owner)
             recording = open_recording(file, name, self.limits)
-            check_size(recording, self.limits)
         except BaseException:
             if ticket is not None:
                 self.release(ticket)

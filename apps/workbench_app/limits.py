@@ -22,7 +22,13 @@ class Limits:
         pages: largest pool of an uploaded recording, both tiers together.
         steps: most steps of an uploaded recording.
         state_bytes: largest encoded state in an uploaded recording, and of all archives of ended requests together.
-            Decoded they may take a hundred times as much.
+        frames: most stored states, archives and batches of events of an uploaded recording.
+        memory_bytes: what reading any step of an uploaded recording may take: its state twice, requests that have
+            ended, and the events since the stored state before; or its events three times. All by
+            `workbench.events.kvtrace_weight.weigh`.
+        decoded_bytes: the same for all states and events together, one after the other.
+        run_bytes: of the event with which the run in an uploaded recording began, with its configuration.
+        text_chars: of one generated text in an uploaded recording.
         idle_seconds: an upload that nobody has used for so long is closed.
         export_bytes: largest file that is made for a visitor to save.
         cache_bytes: of encoded frames and of encoded views that each source keeps.
@@ -37,6 +43,11 @@ class Limits:
     pages: int = 1 << 18
     steps: int = 500_000
     state_bytes: int = 16 << 20
+    frames: int = 550_000
+    memory_bytes: int = 384 << 20
+    decoded_bytes: int = 1 << 30
+    run_bytes: int = 1 << 16
+    text_chars: int = 1 << 19
     idle_seconds: float = 900.0
     spare_seconds: float = 60.0
     export_bytes: int = 1 << 30

@@ -32,6 +32,8 @@ TRAILER_MAGIC = b"KVTREND\0"
 FORMAT_VERSION = 1
 #: No frame is larger; a length field that claims more is damage, and nothing is allocated for it.
 MAX_FRAME_BYTES = 1 << 29
+#: The header names a few libraries.
+MAX_HEADER_BYTES = 1 << 16
 
 _START = struct.Struct("<8sI")
 _FRAME = struct.Struct("<BIII")
@@ -125,6 +127,10 @@ class TraceWriter:
 class TraceReader:
     """Reads the layout of a .kvtrace file, and its frames on demand.
 
+    Args:
+        name: for messages.
+        max_frames: a file with more keyframes, archives and batches is refused.
+
     Attributes:
         header: what wrote it.
         frames: the keyframes, archives and batches that can be read, in order; the first one is a keyframe.
@@ -135,9 +141,10 @@ class TraceReader:
         RecordingError: not a .kvtrace file, of another version, or too damaged to read its first snapshot.
     """
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: BinaryIO, name: str, max_frames: int | None = None) -> None:
         self._file = file
         self._name = name
+        self._max_frames = max_frames
         self._size = file.seek(0, 2)
         self.damage = ""
         start = self._read_at(0, _START.size)
@@ -153,6 +160,8 @@ class TraceReader:
             raise RecordingError(f"{name}: {first}; nothing can be read without the header")
         if first.kind != HEADER:
             raise RecordingError(f"{name}: {first}: expected the header")
+        if first.length > MAX_HEADER_BYTES:
+            raise RecordingError(f"{name}: {first} has {first.length} bytes; at most {MAX_HEADER_BYTES} are allowed")
         self.header = self._decode_header(first)
         frames = self._frames_by_index(first)
         self.is_complete = frames is not None
@@ -203,14 +212,18 @@ class TraceReader:
         frame = self._frame_at(-1, offset)
         if isinstance(frame, str) or frame.kind != INDEX or frame.end + _TRAILER.size != self._size:
             return None
+        most = (offset - header.end) // _FRAME.size  # frames that there is room for; each takes 1 + 5 + 5 bytes here
+        if frame.length > 11 * most + 64:
+            return None
         try:
             index = msgspec.msgpack.decode(self.read(frame), type=_Index)
         except (msgspec.MsgspecError, ValueError):
             return None
         frames: list[Frame] = []
         position = header.end
-        if not len(index.kinds) == len(index.steps) == len(index.lengths):
+        if not len(index.kinds) == len(index.steps) == len(index.lengths) <= most:
             return None
+        self._check_count(len(index.kinds))
         for kind, step, length in zip(index.kinds, index.steps, index.lengths, strict=True):
             if kind not in _CONTENT or not 0 <= length <= MAX_FRAME_BYTES:
                 return None
@@ -240,6 +253,13 @@ class TraceReader:
                 return frames
             frames.append(frame)
             offset = frame.end
+            self._check_count(len(frames))
+
+    def _check_count(self, frames: int) -> None:
+        if self._max_frames is not None and frames > self._max_frames:
+            raise RecordingError(
+                f"{self._name}: it has {frames} frames or more; at most {self._max_frames} are allowed"
+            )
 
     def _check_order(self) -> None:
         if not self.frames:
@@ -260,11 +280,11 @@ class TraceReader:
         Raises:
             RecordingError: the bytes do not match the checksum, or the file does not match its index.
         """
-        data = self._read_at(frame.offset, _FRAME.size + frame.length)
-        if len(data) < _FRAME.size + frame.length:
+        head = self._read_at(frame.offset, _FRAME.size)
+        payload = self._file.read(frame.length)
+        if len(head) < _FRAME.size or len(payload) < frame.length:
             raise RecordingError(f"{self._name}: the file ends within {frame}")
-        kind, step, length, crc = _FRAME.unpack_from(data)
-        payload = data[_FRAME.size :]
+        kind, step, length, crc = _FRAME.unpack(head)
         if (kind, step, length) != (frame.kind, frame.step, frame.length) or crc != _checksum(kind, step, payload):
             raise RecordingError(f"{self._name}: {frame} is damaged: its checksum does not match")
         return payload
