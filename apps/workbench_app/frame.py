@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from workbench.events import EventBus, PageMap
+from workbench.events.state import RequestStatus
 from workbench.events.types import SCHEMA_VERSION, ModelGeometry, RunStarted
 from workbench.views import request_rows
 from workbench_app.cards import cards, empty_cards
@@ -42,8 +43,8 @@ def build_frame(duel: AnyDuel, step: int, **about: Any) -> dict[str, Any]:
         "history": _history(duel),
     }
     standings = [
-        _standing("paged", duel.left, left_mark, step),
-        _standing("contiguous", duel.right, right_mark, step),
+        _standing("paged", duel.left, left, left_mark, step),
+        _standing("contiguous", duel.right, right, right_mark, step),
     ]
     third = None
     if duel.growing is not None:
@@ -105,9 +106,13 @@ def _empty_pool(memory: str, settings: Settings, geometry: ModelGeometry) -> Pag
     return bus.page_map
 
 
-def _standing(name: str, side: Lane, mark: Mark, step: int) -> Standing:
+def _standing(name: str, side: Lane, state: PageMap, mark: Mark, step: int) -> Standing:
     ended = side.last_step if side.done and not side.given_up and step >= side.last_step else None
-    return Standing(name, mark.tokens, mark.running, mark.peak, ended, mark.busy_share, mark.waiting > 0)
+    rejected = sum(request.status is RequestStatus.REJECTED for request in state.requests.values())
+    waits = mark.waiting > 0
+    return Standing(
+        name, mark.tokens, mark.running, mark.peak, ended, mark.busy_share, waits, rejected, len(state.requests)
+    )
 
 
 def _history(duel: AnyDuel) -> dict[str, Any]:

@@ -117,10 +117,18 @@ def _lines(prompts: list[str], lengths: list[int]) -> str:
 _MIXED = [prompt for group in zip(_DE, (*_FR, _FR[0]), (*_DA, _DA[0]), (*_IT, _IT[0]), strict=True) for prompt in group]
 _BURST = [*_EN, *_DE, *_FR, *_DA, *_IT]
 
+#: Some 300 tokens: more than half of what a step computes, so that most requests come when its pages are there.
 _NOTICE = (
-    "You are the keeper of the old library. Every evening a visitor comes and asks for one story. Answer in the "
-    "manner of the country the visitor comes from, do not hurry, begin with the weather, and let nobody in the story "
-    "be called by a name. The visitor of tonight says: "
+    "You are the keeper of the old library at the end of the harbour. The house has three floors, a stove, and more "
+    "books than anybody has counted. Every evening, when the lamps are lit, a visitor comes in from the rain and asks "
+    "for one story, and you tell it. These are the rules of the house. Begin with the weather, for every story in "
+    "this town begins with the weather. Answer in the manner of the country from which the visitor comes, and do not "
+    "hurry: the stove is warm and the night is long. Let nobody in the story be called by a name; say the miller, the "
+    "sister, the man with the lantern. If there is a journey, let it take three days. If there is a door, let it be "
+    "opened only once. Animals may speak, but they do not explain what they mean. Nobody becomes rich without giving "
+    "something away, and whoever was proud at the beginning shall have lost a hat by the end. Do not say what the "
+    "story teaches; the visitor will find that on the way home. When you have come to the end, close the book, put "
+    "wood on the fire, and ask what the sea is like tonight. The visitor of this evening says: "
 )
 _WISHES = (
     "tell me of the sea, and",
@@ -179,11 +187,12 @@ PRESETS = {
     ),
     "prefixes": Preset(
         "One beginning for all",
-        "Eight requests begin with the same long instruction. With prefix caching, paged memory computes and stores it "
-        "once; contiguous memory does both eight times.",
+        "Eight requests begin with the same long instruction. With prefix caching, paged memory keeps its full pages: "
+        "whoever comes when they have been computed takes them over, and computes and stores only what is different. "
+        "Contiguous memory computes and stores the instruction eight times.",
         "\n".join(f"{_NOTICE}{wish} | 48" for wish in _WISHES),
         48,
-        pool_tokens=1024,
+        pool_tokens=1536,
         prefix_caching=True,
     ),
     "swap": Preset(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from workbench.events import PageMap
+from workbench.events.state import RequestStatus
 from workbench.views import blocked_words, map_payload, request_label
 from workbench.views.words import plural, sharing_words, token_share
 from workbench_app.lanes import Asked, Mark
@@ -42,7 +43,14 @@ def side_frame(page_map: PageMap, mark: Mark, settings: Settings, asked: Asked |
         "waiting": list(page_map.waiting),
         "why": blocked_words(page_map),
         "extra": [
-            text for text in [sharing_words(page_map), _tier_words(page_map), *refusals(asked, settings)] if text
+            text
+            for text in [
+                sharing_words(page_map),
+                _tier_words(page_map),
+                *refusals(asked, settings),
+                *_rejections(page_map),
+            ]
+            if text
         ],
     }
 
@@ -96,6 +104,16 @@ def refusals(asked: Asked | None, settings: Settings) -> list[str]:
             words += " Nothing can stand in for a beam search, whose beams depend on each other."
         sentences.append(words)
     return sentences
+
+
+def _rejections(page_map: PageMap) -> list[str]:
+    """Requests that can never fit, and the arithmetic for the first of them."""
+    rejected = [request for request, state in page_map.requests.items() if state.status is RequestStatus.REJECTED]
+    if not rejected:
+        return []
+    why = page_map.requests[rejected[0]].reason.partition(": ")[2]
+    first = "" if len(rejected) == 1 else f" For {request_label(rejected[0])}:"
+    return [f"{_listed([request_label(request) for request in rejected])} rejected, never to fit.{first} {why}."]
 
 
 def _listed(names: list[str]) -> str:

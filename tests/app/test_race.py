@@ -35,6 +35,22 @@ def test_level() -> None:
     )
 
 
+def test_two_of_three_are_level() -> None:
+    assert ahead_words([lane("paged", 444, 12), lane("contiguous", 80, 2), lane("transformers", 444, 12)]) == (
+        "Paged and transformers are ahead: 444 and 444 tokens written, contiguous 80."
+    )
+
+
+def test_who_rejects_requests_wins_no_race() -> None:
+    paged = Standing("paged", 552, 0, 12, 122, None, False, 0, 12)
+    assert ahead_words([paged, Standing("contiguous", 0, 0, 0, 0, None, False, 12, 12)]) == (
+        "Contiguous rejected all 12 requests: more than its whole memory would be needed. So there is no race."
+    )
+    assert ahead_words([paged, Standing("contiguous", 9, 1, 1, None, None, False, 1, 12)]).startswith(
+        "Contiguous rejected 1 of 12 requests:"
+    )
+
+
 def test_one_has_finished() -> None:
     words = ahead_words([lane("paged", 900, 0, 20, end=80), lane("contiguous", 400, 4, 4)])
     assert words == "Finished: paged after 80 steps. Contiguous has written 400 tokens and goes on with 4 texts."
