@@ -75,8 +75,10 @@ def _preset_choice(start: Preset) -> dict[str, Any]:
     )
     point = gr.Markdown(start.point, elem_id="kvw-point")
     with gr.Column(elem_id="kvw-pace", min_width=150):
-        speed = unchecked(gr.Slider(*SPEED, value=15, step=1, label="Speed (steps per second)"))
-        unlimited = gr.Checkbox(False, label="As fast as possible", container=False)
+        label = "Speed (steps per second)"
+        speed = unchecked(gr.Slider(*SPEED, value=15, step=1, label=label, info=_help(label)))
+        label = "As fast as possible"
+        unlimited = gr.Checkbox(False, label=label, info=_help(label), container=False)
     return {"preset": preset, "point": point, "speed": speed, "unlimited": unlimited}
 
 

@@ -14,8 +14,10 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 
+from workbench_app.presets import PRESETS
 from workbench_app.services import Services
-from workbench_app.settings import Limits
+from workbench_app.setting_checks import SettingError
+from workbench_app.settings import Limits, parse_settings
 from workbench_app.stage import STYLES
 from workbench_app.store import SessionStore
 from workbench_app.ui import build_ui
@@ -148,11 +150,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _check_presets(limits: Limits) -> None:
+    """All presets can be run under these limits.
+
+    Raises:
+        ValueError: one can't.
+    """
+    for preset in PRESETS.values():
+        try:
+            parse_settings(**preset.fields, limits=limits)
+        except SettingError as error:
+            least = f"--max-requests {limits.requests}, --max-pages {limits.pages}"
+            raise ValueError(f"{least}: too little for the preset {preset.name!r}. {error}") from error
+
+
 def main(args: argparse.Namespace) -> int:
     """Runs the app until it is interrupted."""
     for name in ("max_visitors", "max_pages", "max_requests", "idle_seconds", "run_seconds"):
         if getattr(args, name) <= 0:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0")
+    limits = Limits(args.max_pages, args.max_requests, args.max_requests, args.run_seconds)
+    _check_presets(limits)
     launch(
         args.host,
         args.port,
@@ -161,6 +179,6 @@ def main(args: argparse.Namespace) -> int:
         recordings=args.open,
         max_sessions=args.max_visitors,
         idle_seconds=args.idle_seconds,
-        limits=Limits(args.max_pages, args.max_requests, args.max_requests, args.run_seconds),
+        limits=limits,
     )
     return 0

@@ -25,15 +25,18 @@ _LEFT_LINE_AFTER_SECONDS = 5.0
 
 
 class ServerFullError(RuntimeError):
-    """As many visitors as allowed have engines. ``before`` others wait, too, and asked earlier."""
+    """As many visitors as allowed have engines. ``before`` others wait, too, and asked earlier.
 
-    def __init__(self, places: int, before: int) -> None:
+    Whoever is idle for ``idle_seconds`` makes room.
+    """
+
+    def __init__(self, places: int, before: int, idle_seconds: float) -> None:
         self.before = before
         line = "You are next" if before == 0 else f"{before} before you"
         super().__init__(
             f"{places} visitor{' is' if places == 1 else 's are'} running engines here, which is all this machine may "
             f"hold. {line}. A place can be had when somebody leaves, or has been idle for "
-            f"{_EVICT_AFTER_SECONDS:.0f} seconds."
+            f"{idle_seconds:g} seconds."
         )
 
 
@@ -154,7 +157,7 @@ class SessionStore:
             self._line.pop(key, None)
             return
         self._line[key] = self._clock()
-        raise ServerFullError(self.max_sessions, before)
+        raise ServerFullError(self.max_sessions, before, min(_EVICT_AFTER_SECONDS, self.idle_seconds))
 
     def _forget_who_left(self) -> None:
         now = self._clock()

@@ -319,11 +319,11 @@ def test_the_store_keeps_sessions_apart_and_limits_them(tiny: LoadedModel) -> No
         loads += 1
         return tiny
 
-    store = SessionStore(load, max_sessions=2)
+    store = SessionStore(load, max_sessions=2, idle_seconds=25)
     a, b = store.get("a"), store.get("b")
     assert a is not b
     assert store.get("a") is a
-    with pytest.raises(ServerFullError, match="2 visitors"):
+    with pytest.raises(ServerFullError, match=r"2 visitors .* has been idle for 25 seconds"):
         store.get("c")
     store.drop("a")
     assert store.get("c") is not b

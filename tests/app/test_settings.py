@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from workbench.cli import main
 from workbench_app.presets import DEFAULT_PRESET, PRESETS
 from workbench_app.settings import SettingError, parse_prompts, parse_settings, parse_speed, pool_words
 
@@ -116,3 +117,11 @@ def test_presets_are_possible(name: str) -> None:
     assert len({p.text for p in settings.prompts}) >= len(settings.prompts) - 2
     assert settings.has_samples == (name in ("samples", "beams"))
     assert DEFAULT_PRESET in PRESETS
+
+
+@pytest.mark.parametrize("option", ["--max-requests=4", "--max-pages=64"])
+def test_limits_that_no_preset_fits_into_are_refused_at_the_start(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["app", "--no-browser", option]) == 2
+    assert "too little for the preset 'A class of short chats'" in capsys.readouterr().err

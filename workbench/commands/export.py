@@ -79,7 +79,8 @@ def _html(history: History, file: Any, choices: Choices) -> None:
 
     def progress(done: int, of: int) -> None:
         if tell is not None:
-            tell((history.first_step if choices.first is None else choices.first) + done)
+            first = history.first_step if choices.first is None else choices.first
+            tell(first + min(done, of - 1))  # of frames: a run of 20 steps has 21, with the one before its first step
 
     text, note = replay_and_note(history, choices.first, choices.last, progress=progress)
     file.write(text)
