@@ -104,8 +104,19 @@ class Classroom:
         self._shared = {code: b for code, b in self._shared.items() if not b.session.closed}
 
     def routes(self) -> list[Route]:
-        """``/kvw/watch/{code}``: server-sent events, one message each (see `workbench_app.updates`)."""
-        return [Route("/kvw/watch/{code}", self._watch, methods=["GET"])]
+        """``/kvw/watch/{code}``: server-sent events, one message each (see `workbench_app.updates`).
+
+        ``/kvw/watchers/{code}``: JSON ``{"watching": number}``; null if the run is not shared any more.
+        """
+        return [
+            Route("/kvw/watch/{code}", self._watch, methods=["GET"]),
+            Route("/kvw/watchers/{code}", self._count, methods=["GET"]),
+        ]
+
+    async def _count(self, request: Request) -> Response:
+        broadcast = self.find(request.path_params["code"])
+        watching = None if broadcast is None else broadcast.watchers
+        return JSONResponse({"watching": watching}, headers={"Cache-Control": "no-store"})
 
     async def _watch(self, request: Request) -> Response:
         code = request.path_params["code"]

@@ -150,7 +150,7 @@ def _wire(
     buttons["pause"].click(handlers.pause, None, shown, api_name="pause", **press)
     buttons["back"].click(handlers.back, None, shown, api_name="back", **press)
     buttons["reset"].click(handlers.reset, fields, shown, api_name="reset", **press)
-    buttons["share"].click(handlers.share, None, hint, api_name="share", **press)
+    buttons["share"].click(handlers.share, None, shown, api_name="share", **press)
     stage.scrub(handlers.scrub, None, shown, api_visibility="private", **latest)
     stage.act(handlers.act, None, shown, api_visibility="private", **press)
     gr.on([control.change for control in pace], handlers.set_speed, pace, None, api_name="set_speed", **latest)

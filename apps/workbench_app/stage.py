@@ -13,7 +13,10 @@ from workbench.views.scripts import STATIC as VIEWS_STATIC
 
 STATIC = Path(__file__).with_name("static")
 PLOTLY_JS = Path(plotly.__file__).with_name("package_data") / "plotly.min.js"
-_OWN = ("history.js", "side.js", "texts.js", "lane.js", "transport.js", "film.js", "stage.js", "watch.js", "tabs.js")
+_OWN = (
+    *("history.js", "side.js", "texts.js", "lane.js", "transport.js", "share.js", "film.js", "stage.js", "watch.js"),
+    "tabs.js",
+)
 #: Those that the page shares with notebooks and saved HTML files come first.
 SCRIPTS = (
     *(VIEWS_STATIC / name for name in MAP_SCRIPTS),

@@ -143,6 +143,20 @@ def test_more_watchers_than_a_run_may_have_are_told_so(
     assert answer.json()["error"] == "Watchers: 1 is not possible. At most 0 can watch one run."
 
 
+def test_how_many_watch_is_told_while_a_run_is_shared(store: SessionStore, small: Settings) -> None:
+    classroom = Classroom(store)
+    store.get("teacher").prepare(small)
+    code = classroom.share("teacher")
+    client = TestClient(Starlette(routes=classroom.routes()))
+    assert client.get(f"/kvw/watchers/{code}").json() == {"watching": 0}
+    broadcast = classroom.find(code)
+    assert broadcast is not None
+    broadcast.watchers = 7
+    assert client.get(f"/kvw/watchers/{code}").json() == {"watching": 7}
+    store.drop("teacher")
+    assert client.get(f"/kvw/watchers/{code}").json() == {"watching": None}
+
+
 def test_nothing_to_share(store: SessionStore) -> None:
     classroom = Classroom(store)
     with pytest.raises(KeyError):

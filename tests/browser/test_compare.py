@@ -152,14 +152,16 @@ def test_a_class_watches_and_has_a_sandbox(app: App, tab: Tab, browser: Any) -> 
     teacher.click("#kvw-step")
     tab.wait("f.step === 1")
     teacher.click("#kvw-share")
-    hint = teacher.locator("#kvw-hint strong").first
-    hint.wait_for()
-    code = hint.inner_text()
+    shared = teacher.locator("[data-role=shared]").first
+    shared.wait_for()
+    code = shared.locator("strong").inner_text()
+    assert shared.locator("span").inner_text() == "Nobody watches"
     context = browser.new_context(viewport={"width": 390, "height": 844})
     student = context.new_page()
     student.goto(f"{app.url}?tab=class&code={code}")
     student.wait_for_function("() => window.KVW && KVW.watched && KVW.watched.frame", timeout=30_000)
     assert len(app.store) == 1, "who watches holds no place"
+    shared.get_by_text("1 visitor watches").wait_for()
     teacher.click("#kvw-run")
     student.wait_for_function("() => KVW.watched.frame.step >= 5", timeout=30_000)
     teacher.click("#kvw-pause")
@@ -175,6 +177,11 @@ def test_a_class_watches_and_has_a_sandbox(app: App, tab: Tab, browser: Any) -> 
     assert len(app.store) == 2
     assert tab.frame()["step"] == step
     student.evaluate("KVW.openTab('Class')")  # on a phone it is in the menu of further tabs
+    assert shared.is_visible(), "it stays while the run goes on"
+    teacher.click("#kvw-reset")
+    shared.get_by_text("The run is not shared any more").wait_for()
+    student.get_by_text("The run is not shared any more").wait_for()
+    assert student.locator("#kvw-watch [data-role=state]").inner_text() == "Not shared any more"
     student.get_by_label("Code").fill("nonsense")
     student.get_by_role("button", name="Watch", exact=True).click()
     student.get_by_text("Code: 'nonsense' is not known").wait_for()

@@ -20,6 +20,7 @@
       this.history = new KVW.HistoryView(role(root, "history"), role(root, "history-words"));
       this.texts = new KVW.TextsView(role(root, "texts"));
       this.transport = new KVW.Transport(root, send);
+      this.shared = new KVW.SharedNote(root);
       const mode = role(root, "mode");
       for (const [key, { name }] of Object.entries(KVW.mapModes)) mode.add(new Option(name, key));
       mode.addEventListener("change", () => this.sides.forEach((side) => side.setMode(mode.value)));
@@ -56,7 +57,7 @@
       this.growing.draw(payload);
     }
 
-    /** A message is a whole frame, or what has changed since another one. */
+    /** A message is a whole frame, or what has changed since another one; or it says that the run is shared. */
     receive(text) {
       let message;
       try {
@@ -67,6 +68,7 @@
       }
       KVW.stats.bytes += text.length;
       this.heard = performance.now();
+      if (message.share) return this.shared.show(message.share.code);
       const { id, base, patch } = message;
       let next = message.frame;
       if (next && !next.run && !next.reset && !next.film && this.frame && this.frame.run) return; // late: a run has begun since
@@ -80,8 +82,15 @@
     show(frame) {
       KVW.stats.frames += 1;
       this.frame = frame;
+      if (frame.reset) this.shared.ask(); // with the run, its sharing has ended
       if (this.send.owns) KVW.frame = frame;
       this.draw();
+    }
+
+    /** Nothing more will come: what is shown does not run any more. */
+    ended() {
+      KVW.setText(role(this.root, "state"), "Not shared any more");
+      role(this.root, "state").dataset.running = false;
     }
 
     /** A stream can break without a word. If a run goes on and nothing is heard of it, asks; and watches it again. */

@@ -43,7 +43,10 @@
         explore.hidden = !source;
         if (source) explore.href = "?tab=explore&source=" + source;
       };
-      stream.addEventListener("over", () => stop("The run is not shared any more."));
+      stream.addEventListener("over", () => {
+        stop("The run is not shared any more. Below is what it showed last.");
+        if (stage) stage.ended();
+      });
       stream.onerror = async () => {
         if (stream && stream.readyState === EventSource.CLOSED) {
           stop("");
