@@ -60,6 +60,7 @@ class StrangersRecording(Recording):
     def _weigh(self) -> None:
         most, total, archived, key, step, of_step = self.limits.memory_bytes, 0, 0, 0, -1, 0
         has_archives = any(frame.kind == ARCHIVE for frame in self._reader.frames)
+        before = -1
         for frame in self._reader.frames:
             try:
                 data = self._reader.read(frame)
@@ -69,7 +70,8 @@ class StrangersRecording(Recording):
             total += weight
             if frame.kind == KEYFRAME:
                 key = weight
-                archived += weight if has_archives else 0  # the requests of one that is not lean are kept, too
+                if has_archives and before != ARCHIVE:  # the requests of one that is not lean are kept, too
+                    archived += weight
                 for per_keyframe in (self._span_bytes, self._forks, self._tokens, self._shares, self._allocations):
                     per_keyframe.append(0)
             elif frame.kind == ARCHIVE:
@@ -78,7 +80,7 @@ class StrangersRecording(Recording):
                 of_step = (of_step if step == frame.step else 0) + weight
                 step = frame.step
                 self._count(data, weight)
-            span = self._span_bytes[-1]
+            before, span = frame.kind, self._span_bytes[-1]
             # One state is handed out and one is kept; a step's events become words, and those become JSON.
             needed = max(2 * key + archived + span, 3 * of_step)
             if needed > most:
