@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import gradio as gr
@@ -19,6 +18,7 @@ from workbench_app.services import Services
 from workbench_app.session import Session, SessionClosedError
 from workbench_app.settings import SettingError, Settings, parse_settings, parse_speed, pool_words
 from workbench_app.store import ServerFullError, SessionStore
+from workbench_app.tabs import Explanations, explained, tab_key
 from workbench_app.updates import encode
 from workbench_app.words import message
 
@@ -31,23 +31,12 @@ KEPT = ("policy", "seed")
 _CHANGED = "Settings have changed: Run or Step starts a new run with them."
 
 
-def _key(request: gr.Request | None) -> str:
-    return (request.session_hash if request is not None else None) or ""
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Turns the errors that a visitor can do something about into messages on the page."""
-    try:
-        yield
-    except SettingError as error:
-        raise gr.Error(message(error), title="Please check a setting", print_exception=False) from error
-    except ServerFullError as error:
-        raise gr.Error(str(error), title="All places are taken", print_exception=False) from error
-    except SessionClosedError as error:
-        raise gr.Error(_NO_RUN, title="The run was closed", print_exception=False) from error
-    except MemoryError as error:
-        raise gr.Error(f"Pool size: {error}", title="Not enough memory", print_exception=False) from error
+#: Errors that a visitor can do something about, beside those of a setting.
+_EXPLANATIONS: Explanations = {
+    ServerFullError: ("All places are taken", str),
+    SessionClosedError: ("The run was closed", lambda error: _NO_RUN),
+    MemoryError: ("Not enough memory", lambda error: f"Pool size: {error}"),
+}
 
 
 class RecentTabs(OrderedDict[str, int]):
@@ -73,11 +62,11 @@ class Handlers:
         self._watchers, self._pauses, self._targets = RecentTabs(), RecentTabs(), RecentTabs()
 
     def _parse(self, fields: tuple[Any, ...]) -> Settings:
-        with _explained():
+        with explained(_EXPLANATIONS):
             return parse_settings(*fields, limits=self.store.limits)
 
     def _prepare(self, request: gr.Request, settings: Settings, preset: Any = "") -> Session:
-        session = self.store.get(_key(request))
+        session = self.store.get(tab_key(request))
         session.prepare(settings, preset if isinstance(preset, str) else "")
         return session
 
@@ -90,7 +79,7 @@ class Handlers:
         takes over from an older one. If all places are taken, it waits for one, and says how many are before.
         """
         settings = self._parse(fields)
-        with _explained():
+        with explained(_EXPLANATIONS):
             pace = parse_speed(speed, unlimited)
         async for shown in self._run(request, settings, preset, lambda session: session.start(pace)):
             yield shown
@@ -98,12 +87,12 @@ class Handlers:
     async def _run(
         self, request: gr.Request, settings: Settings, preset: Any, start: Callable[[Session], None]
     ) -> AsyncIterator[Any]:
-        key = _key(request)
+        key = tab_key(request)
         pauses = self._pauses.get(key, 0)
         me = self._watchers[key] = self._watchers.get(key, 0) + 1
 
         def begin() -> Session | ServerFullError:
-            with _explained():
+            with explained(_EXPLANATIONS):
                 try:
                     session = self._prepare(request, settings, preset)
                 except ServerFullError as error:
@@ -136,14 +125,14 @@ class Handlers:
     def step(self, request: gr.Request, preset: Any, *fields: Any) -> Any:
         """One step on; makes a run if there is none with these settings."""
         settings = self._parse(fields)
-        with _explained():
+        with explained(_EXPLANATIONS):
             session = self._prepare(request, settings, preset)
             session.forward()
         return session.message(whole=True), ""
 
     def pause(self, request: gr.Request) -> Any:
         """Stops after the present step."""
-        self._pauses[_key(request)] = self._pauses.get(_key(request), 0) + 1
+        self._pauses[tab_key(request)] = self._pauses.get(tab_key(request), 0) + 1
         return self._on_session(request, Session.pause)
 
     def back(self, request: gr.Request) -> Any:
@@ -168,11 +157,11 @@ class Handlers:
             return self._on_session(request, lambda session: None, whole=True)
         if what == "jump":
             kind, direction = data.get("kind"), 1 if data.get("direction") != -1 else -1
-            session = self.store.find(_key(request))
+            session = self.store.find(tab_key(request))
             if session is None or session.duel is None:
                 return gr.skip(), _NO_RUN
             try:
-                with _explained():
+                with explained(_EXPLANATIONS):
                     found = session.jump(str(kind), direction)
             except ValueError as error:
                 raise gr.Error(message(f"{error}."), print_exception=False) from error
@@ -182,26 +171,26 @@ class Handlers:
         raise gr.Error(words, print_exception=False)
 
     def _on_session(self, request: gr.Request, act: Callable[[Session], None], whole: bool = False) -> Any:
-        session = self.store.find(_key(request))
+        session = self.store.find(tab_key(request))
         if session is None or session.duel is None:
             return gr.skip(), _NO_RUN
-        with _explained():
+        with explained(_EXPLANATIONS):
             act(session)
         return session.message(whole), gr.skip()
 
     def reset(self, request: gr.Request, *fields: Any) -> Any:
         """Forgets the run and shows the settings as they are now."""
         settings = self._parse(fields)
-        key = _key(request)
+        key = tab_key(request)
         self._watchers[key] = self._watchers.get(key, 0) + 1  # whoever watches the old run shows nothing more of it
         self.store.drop(key)
         return _preview(settings, self.store, is_reset=True), ""
 
     def set_speed(self, request: gr.Request, speed: Any, unlimited: Any) -> None:
         """Changes the speed of what runs."""
-        with _explained():
+        with explained(_EXPLANATIONS):
             pace = parse_speed(speed, unlimited)
-        if session := self.store.find(_key(request)):
+        if session := self.store.find(tab_key(request)):
             session.set_speed(pace)
 
     def changed(self, request: gr.Request, *fields: Any) -> Any:
@@ -212,14 +201,14 @@ class Handlers:
             return gr.skip(), f"**{message(error)}**", gr.skip()
         per_token = self.store.model.geometry.kv_bytes_per_token
         words = pool_words(settings.pool_tokens, settings.block_size, per_token)
-        session = self.store.find(_key(request))
+        session = self.store.find(tab_key(request))
         if session is None or session.duel is None:
             return _preview(settings, self.store), "", words
         return gr.skip(), "" if session.duel.settings == settings else _CHANGED, words
 
     def share(self, request: gr.Request) -> str:
         """Lets others watch this tab's run; says how."""
-        key = _key(request)
+        key = tab_key(request)
         try:
             code = self._classroom.share(key)
         except KeyError:
@@ -235,7 +224,7 @@ class Handlers:
 
     def open_link(self, request: gr.Request) -> Any:
         """The page was opened: fills in what its address says. Returns preset, its point, and all fields."""
-        key = _key(request)
+        key = tab_key(request)
         query = dict(getattr(request, "query_params", None) or {})
         try:
             found = read_link(query)
@@ -253,7 +242,7 @@ class Handlers:
 
     async def run_link(self, request: gr.Request, preset: Any, *fields: Any) -> AsyncIterator[Any]:
         """Runs to the step that the address named, if it did."""
-        step = self._targets.pop(_key(request), None)
+        step = self._targets.pop(tab_key(request), None)
         if step is None:
             yield gr.skip(), gr.skip()
             return
@@ -274,8 +263,8 @@ class Handlers:
     def drop(self, request: gr.Request) -> None:
         """The tab was closed or loaded again."""
         for table in (self._watchers, self._pauses, self._targets):
-            table.pop(_key(request), None)
-        self.store.drop(_key(request))
+            table.pop(tab_key(request), None)
+        self.store.drop(tab_key(request))
 
 
 def _data(event: gr.EventData) -> dict[str, Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import gradio as gr
@@ -17,6 +16,7 @@ from workbench_app.lab.measure import make_plan
 from workbench_app.lab.settings import parse_lab
 from workbench_app.settings import SettingError
 from workbench_app.store import SessionStore
+from workbench_app.tabs import Explanations, explained, tab_key
 from workbench_app.words import message
 
 _POLL_SECONDS = 0.25
@@ -25,22 +25,8 @@ OPTIONAL = ("lengths", "pool_tokens", "block_size", "max_model_len", "link_mb")
 #: Fields that an experiment brings its own first values for, in the order of the page.
 FILLED = ("requests", *OPTIONAL)
 NONE_BESIDE = 0
-
-
-def key_of(request: gr.Request | None) -> str:
-    """Whose tab it is."""
-    return (request.session_hash if request is not None else None) or ""
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Turns the errors that a visitor can do something about into messages on the page."""
-    try:
-        yield
-    except SettingError as error:
-        raise gr.Error(message(error), title="Please check a setting", print_exception=False) from error
-    except LabError as error:
-        raise gr.Error(str(error), title="Not now", print_exception=False) from error
+#: Errors that a visitor can do something about, beside those of a setting.
+_EXPLANATIONS: Explanations = {LabError: ("Not now", str)}
 
 
 def progress_json(ticket: Ticket | None, before: int = 0) -> str:
@@ -85,8 +71,8 @@ class LabHandlers:
 
     async def run(self, request: gr.Request, *fields: Any) -> AsyncIterator[Any]:
         """Starts a run, and yields progress until it is over, then what it found. Waits without a thread."""
-        key = key_of(request)
-        with _explained():
+        key = tab_key(request)
+        with explained(_EXPLANATIONS):
             settings = parse_lab(*fields)
             plan = await asyncio.to_thread(lambda: make_plan(self.store.model, settings))
             ticket = self.desk.submit(key, plan)
@@ -114,12 +100,12 @@ class LabHandlers:
 
     def cancel(self, request: gr.Request) -> None:
         """Ends this visitor's run; what is finished is kept. `run` tells the page."""
-        if not self.desk.cancel(key_of(request)):
+        if not self.desk.cancel(tab_key(request)):
             gr.Info("Nothing of yours is running or waiting.", title="Lab")
 
     def show(self, request: gr.Request, number: Any, beside: Any) -> Any:
         """Another run was chosen, or one to be put beside it."""
-        runs = {run.number: run for run in self.desk.runs(key_of(request))}
+        runs = {run.number: run for run in self.desk.runs(tab_key(request))}
         for field, value in (("Run shown", number), ("Beside it", beside or number)):
             if isinstance(value, bool) or value not in runs:
                 allowed = f"Allowed are {', '.join(map(str, runs)) or 'none: nothing has been run in this tab'}."
@@ -129,7 +115,7 @@ class LabHandlers:
 
     def choose(self, experiment: Any) -> Any:
         """Another experiment: its question, its values, and which of the fixed fields matter."""
-        with _explained():
+        with explained(_EXPLANATIONS):
             chosen = _experiment(experiment)
         values = gr.update(
             choices=[(chosen.label(value), value) for value in chosen.values],
@@ -146,7 +132,7 @@ class LabHandlers:
 
     def drop(self, request: gr.Request) -> None:
         """The tab was closed or loaded again."""
-        self.desk.drop(key_of(request))
+        self.desk.drop(tab_key(request))
 
 
 def question_words(experiment: Experiment) -> str:
