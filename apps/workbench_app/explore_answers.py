@@ -10,10 +10,11 @@ from workbench.events import PageMap, Recording
 from workbench.events.jumps import KINDS as KINDS_OF_JUMPS
 from workbench.views.delta import diff
 from workbench.views.frames import explore_frame
-from workbench_app.explore import ExploreStore, Source
+from workbench_app.explore import ExploreStore
 from workbench_app.explore_views import VIEWS, integer, make_view, read_asked, step_of
 from workbench_app.exports import KINDS, file_name
 from workbench_app.gallery import ITEMS, path_of
+from workbench_app.sources import Source
 
 #: Roughly what a frame's Python objects take, per byte of its JSON.
 _OBJECT_FACTOR = 4

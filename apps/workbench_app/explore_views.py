@@ -18,8 +18,8 @@ from workbench.views.request_life import request_life_view
 from workbench.views.sharing_tree import sharing_tree_view
 from workbench.views.timeline import timeline_view
 from workbench.views.view import View
-from workbench_app.explore import Source
 from workbench_app.limits import ExploreError
+from workbench_app.sources import Source
 
 COLORS = ("request", "refs", "fill", "age", "mass", "cause")
 ORDERS = ("free", "eviction")

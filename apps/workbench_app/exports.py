@@ -15,8 +15,8 @@ from workbench.events.perfetto import write_perfetto
 from workbench.events.table_files import event_table, step_table, write_csv, write_parquet
 from workbench.events.windows import save_window
 from workbench.views.replay_html import replay_html
-from workbench_app.explore import Source
 from workbench_app.limits import ExploreError, too_large
+from workbench_app.sources import Source
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

@@ -20,12 +20,13 @@ from workbench.events.timeline import Timeline
 from workbench.events.types import ModelGeometry, RunFinished, RunStarted
 from workbench.models import LoadedModel
 from workbench.views.view import Table, View
-from workbench_app.explore import ByteCache, ExploreStore, Source
+from workbench_app.explore import ExploreStore
 from workbench_app.explore_answers import frame_answer, meta_answer, view_answer
 from workbench_app.explore_views import VIEWS, Asked
 from workbench_app.exports import KINDS, export
 from workbench_app.gallery import path_of
 from workbench_app.limits import ExploreError, Limits
+from workbench_app.sources import ByteCache, Source
 from workbench_app.upload_checks import clean_name
 
 SAMPLES = path_of("samples").read_bytes()
