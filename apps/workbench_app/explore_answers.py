@@ -126,7 +126,8 @@ def _frame(source: Source, step: int, sequence: int | None) -> tuple[int, dict[s
     history = source.history
     is_settled = isinstance(history, Recording) or step < history.last_step
     state: PageMap = history.state_at(step)
-    frame = explore_frame(state, history.events(step), sequence)
+    with source.doubted():
+        frame = explore_frame(state, history.events(step), sequence)
     frame["step"] = frame["map"]["step"] = step
     size = len(encode(frame))
     if is_settled:
@@ -143,6 +144,7 @@ def view_answer(source: Source, name: str, query: Mapping[str, str]) -> bytes:
     kept = source.views.get(key)
     if isinstance(kept, bytes):
         return kept
-    body = encode(make_view(source, name, asked).to_json())
+    with source.doubted():
+        body = encode(make_view(source, name, asked).to_json())
     source.views.put(key, body, len(body))
     return body

@@ -60,13 +60,15 @@ def export(source: Source, kind: str, most: int = 1 << 30) -> tuple[BinaryIO, in
 
     Raises:
         ExploreError: there is no such format, or the file would be too large.
+        RecordingError: the run is a file that contradicts itself.
     """
     if kind not in KINDS:
         raise ExploreError(404, "Format", kind, f"Allowed are {', '.join(KINDS)}.")
     raw = _Bounded(most)
     file = cast(BinaryIO, io.BufferedRandom(raw))
     try:
-        KINDS[kind].write(source, file)
+        with source.doubted():
+            KINDS[kind].write(source, file)
         size = file.seek(0, 2)
         file.seek(0)
     except BaseException:

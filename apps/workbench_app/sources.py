@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 
 from workbench.events import History, Recording
 from workbench.events.jumps import JumpIndex
+from workbench.events.kvtrace import RecordingError
 from workbench.views.series import RunSeries
 
 
@@ -72,12 +74,34 @@ class Source:
         self._series: RunSeries | None = None
         self._jumps: JumpIndex | None = None
 
+    @contextmanager
+    def doubted(self) -> Iterator[None]:
+        """Whatever a visitor's file trips over is the file's fault: some readers count without folding the states.
+
+        Raises:
+            RecordingError: the events of the file contradict each other.
+        """
+        try:
+            yield
+        except RecordingError:
+            raise
+        except (LookupError, ValueError, ArithmeticError) as error:
+            if self.kind != "upload" or self.closed:
+                raise
+            words = f"{self.title}: the recorded events contradict each other: {error!r}"
+            raise RecordingError(words) from error
+
     def series(self) -> RunSeries:
-        """The numbers of the run, as far as it goes. Hold ``lock`` while using them."""
+        """The numbers of the run, as far as it goes. Hold ``lock`` while using them.
+
+        Raises:
+            RecordingError: the run is a visitor's file whose events contradict each other.
+        """
         with self.lock:
             series = self._series  # `close` may take it away
-            if series is None or not series.update(self.history):
-                series = self._series = RunSeries.of(self.history)
+            with self.doubted():
+                if series is None or not series.update(self.history):
+                    series = self._series = RunSeries.of(self.history)
             return series
 
     def jumps(self) -> JumpIndex:

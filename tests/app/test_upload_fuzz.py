@@ -8,16 +8,19 @@ import itertools
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from tests.app.hostile_files import recording
+from tests.app.hostile_files import BEGIN, EMPTY, batch, recording
 from tests.events import scenario
 from workbench.events import EventBus, Recorder
-from workbench.events.kvtrace import TraceReader
+from workbench.events import types as ev
+from workbench.events.kvtrace import RecordingError, TraceReader
 from workbench_app.explore import ExploreStore
+from workbench_app.explore_answers import meta_answer
 from workbench_app.explore_views import VIEWS
 from workbench_app.exports import KINDS
 from workbench_app.limits import Limits
@@ -140,7 +143,16 @@ def test_the_files_that_are_changed_are_good() -> None:
     assert {look_at_everything(data) for data in good_files()} == {"opened"}
 
 
-@settings(max_examples=18, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_events_that_contradict_each_other_are_no_error_of_the_app() -> None:
+    freed = ev.BlockFreed(seq=1, step=1, block=-1, cause=ev.Cause.REQUEST_FINISHED, tier=ev.Tier.HOST)
+    store = ExploreStore()
+    source = store.get(store.open_upload(io.BytesIO(recording(EMPTY, BEGIN, batch(1, freed))), "a.kvtrace", "me"))
+    with pytest.raises(RecordingError, match="the recorded events contradict each other"):
+        meta_answer(source)
+    store.close()
+
+
+@settings(max_examples=12, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(changed_files())
 def test_a_changed_file_is_refused_or_can_be_looked_at(data: bytes) -> None:
     look_at_everything(data)
