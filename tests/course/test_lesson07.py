@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.course.solutions import solutions
-from workbench.course.lessons import lesson07, scheduler_graders
+from workbench.course.lessons import lesson07
+from workbench.course.lessons.bundled import random_jobs, run
 from workbench.course.lessons.scheduler_judge import Judge
 from workbench.course.lessons.small_server import Request, advance
 from workbench.course.verdict import Verdict
@@ -32,6 +34,32 @@ def test_a_long_prompt_comes_in_chunks() -> None:
     assert max(chunks) == 32 - 3
     steps = [e for e in timeline.events() if isinstance(e, ev.StepFinished)]
     assert max(step.prefill_tokens + step.decode_tokens for step in steps) == 32
+
+
+def test_pages_of_a_whole_prompt_are_taken_at_once() -> None:
+    """What the lesson says of lesson 3's rule: far more than a page can be empty."""
+    _, timeline, long = lesson07.long_prompt_run(budget=32)
+    state = timeline.state_at(6)
+    held = state.sequences[state.requests[long].sequence]
+    assert (len(held.block_table) * 16, held.num_computed_tokens) == (400, 29)
+
+
+def test_who_gives_way_and_when() -> None:
+    """What the lesson says of the crowded run: E and F twice, D once."""
+    _, timeline = lesson07.crowded_run()
+    preempted = [(e.request, e.step) for e in timeline.events() if isinstance(e, ev.RequestPreempted)]
+    assert preempted == [(5, 3), (4, 6), (3, 8), (4, 10), (5, 18)]
+
+
+def test_a_request_can_lose_its_pages_in_the_middle_of_its_prompt() -> None:
+    jobs = random_jobs(random.Random(1), 6, (2, 24), (4, 20))
+    _, timeline = run(jobs, block_size=4, num_blocks=14, max_num_batched_tokens=6, watermark=0.0)
+    missing = []
+    for event in timeline.events():
+        if isinstance(event, ev.RequestPreempted):
+            request = timeline.state_at(event.step - 1).requests[event.request]
+            missing.append(request.prompt_tokens + len(request.token_ids) - event.tokens_lost)
+    assert max(missing) > 1
 
 
 def test_the_watermark_saves_work() -> None:
@@ -167,6 +195,37 @@ class OneMore(Scheduler):
         return done
 
 
+class OneVictim(Scheduler):
+    """`if` in place of `while`: one victim, however many pages are missing."""
+
+    def make_room(self, index: int, tokens: int) -> Any:
+        request = self.running[index]
+        if self.pages_for(tokens) - request.pages > self.free:
+            victim = self.running.pop()
+            self.take_back(victim)
+            self.waiting.insert(0, victim)
+            if victim is request:
+                return False
+        self.give(request, tokens)
+        return True
+
+
+class ReserveOnceAsked(Scheduler):
+    """Asks before the loop whether somebody runs, so who has just been let in does not count."""
+
+    def admit(self, budget: int) -> Any:
+        plan, reserve = {}, self.reserve if self.running else 0
+        while self.waiting and budget > 0 and len(self.running) < self.max_running:
+            head = self.waiting[0]
+            if self.pages_for(head.known) > self.free - reserve:
+                break
+            self.running.append(self.waiting.pop(0))
+            self.give(head, head.known)
+            plan[head.number] = min(head.missing, budget)
+            budget -= plan[head.number]
+        return plan
+
+
 class PromptsFirst(Scheduler):
     budget: int
 
@@ -201,11 +260,13 @@ def _failures(grade: Callable[[Any, int], Verdict], answer: Any, seeds: int = 12
         (lesson07.grade_admit, Overtaking, "", "request "),
         (lesson07.grade_admit, NoReserve, "less than the reserve", "request "),
         (lesson07.grade_admit, AlwaysReserve, "the reserve does not count", "request "),
+        (lesson07.grade_admit, ReserveOnceAsked, "pages are left: less than the reserve", "request "),
         (lesson07.grade_admit, PagesForChunk, "pages of the running", "pages of the running"),
         (lesson07.grade_admit, NoBudget, "the budget: the plan has", "request "),
         (lesson07.grade_make_room, OldestGivesWay, "who came last goes first", "request 0"),
         (lesson07.grade_make_room, ToTheEnd, "in the order of arrival", "request "),
         (lesson07.grade_make_room, KeepsPages, "some are in two places", "pages"),
+        (lesson07.grade_make_room, OneVictim, "free pages: there are -", "free pages"),
         (lesson07.grade_make_room, OneMore, "no more than needed", "request "),
         (lesson07.grade_step, ToTheEnd, "a later one was served before it", "step "),
         (lesson07.grade_step, AlwaysReserve, "computes 0 tokens, and should", "step "),
@@ -220,6 +281,15 @@ def test_wrong_schedulers(grade: Any, answer: Any, words: str, place: str) -> No
     assert any(words in message and str(first).startswith(place) for message, first in found), found
 
 
+@pytest.mark.parametrize(
+    ("number", "answer"), [("7.2", ReserveOnceAsked), ("7.3", OneVictim), ("7.2", AlwaysReserve), ("7.3", OneMore)]
+)
+def test_the_check_itself_finds_them(number: str, answer: Any) -> None:
+    """On the seeds that students get."""
+    exercise = lesson07.EXERCISES[number]
+    assert any(not exercise.grade(answer, seed).passed for seed in exercise.seeds)
+
+
 def test_the_first_wrong_step_is_named() -> None:
     """Up to that step the wrong scheduler's plans are the engine's."""
     verdict = _failures(lesson07.grade_step, WholePrompts)[0]
@@ -231,7 +301,7 @@ def test_the_first_wrong_step_is_named() -> None:
 
 
 def test_a_wrong_scheduler_does_not_foretell_the_engine() -> None:
-    assert any(not scheduler_graders.grade_replay(OldestGivesWay, seed).passed for seed in range(2))
+    assert any(not lesson07.grade_replay(OldestGivesWay, seed).passed for seed in range(2))
 
 
 @pytest.mark.parametrize(
@@ -249,10 +319,10 @@ def test_wrong_chunks(answer: Any) -> None:
 
 
 def test_questions_have_right_answers() -> None:
-    questions = [lesson07.make_question(seed) for seed in range(4)]
+    questions = [lesson07.make_question(seed) for seed in range(12)]
     for question in questions:
         assert question.answer(question.expected).passed
         wrong = next((c for c in question.choices if c != question.expected), -1)
         assert not question.answer(wrong).passed
-    assert len({question.question for question in questions}) > 2
     assert lesson07.make_question(1) == questions[1]
+    assert len({question.question for question in questions}) == len(questions)

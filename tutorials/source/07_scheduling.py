@@ -102,8 +102,9 @@ reveal("7.d", slow / quick)
 # ratio is less than 403 / 32 because a step costs something however few tokens it computes. That is the price of
 # chunks, too: the long request gets its first token later.
 #
-# The pages for the whole prompt are taken when the request is let in, not chunk by chunk. So a request that has begun
-# its prompt can finish it.
+# The pages for the whole prompt are taken when the request is let in, not chunk by chunk. (This is the exception to
+# lesson 3: until its prompt is computed, a request can have more than a page of empty slots.) So a request never has to
+# wait for a page in the middle of its prompt. An older one that needs a page can still push it out: how, comes now.
 
 # %% [markdown]
 # ## When pages run out
@@ -136,7 +137,7 @@ Stepper(crowded, step=preemptions[0].step - 1)
 # %% [markdown]
 # Step forward once: who needed a page, who lost all of theirs, and who has them now? (C took the last free page. Then D
 # needed one. F, who came last, gave back three: D and E took one each, and one is free.) Press `p` to go to the next
-# preemption: E gives way twice.
+# preemption: E and F give way twice.
 #
 # ## The watermark
 #

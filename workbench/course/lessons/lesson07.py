@@ -12,10 +12,9 @@ from workbench.course.lessons.scheduler_graders import (
     grade_admit,
     grade_chunks,
     grade_make_room,
-    grade_replay,
     grade_step,
-    plans_of,
 )
+from workbench.course.lessons.scheduler_replay import grade_replay, plans_of
 from workbench.events import Timeline
 from workbench.events import types as ev
 from workbench.events.types import Cause
@@ -176,7 +175,8 @@ def make_question(seed: int) -> Question:
         )
     event = rng.choice(preempted)
     state = timeline.state_at(event.step - 1)
-    names = [request_label(number) for number in sorted(state.running)]
+    size_of = {number: len(state.sequences[state.requests[number].sequence].block_table) for number in state.running}
+    names = [f"{request_label(number)} ({size_of[number]} pages)" for number in sorted(state.running)]
     if kind == "victim":
         already = [e for e in preempted if e.step == event.step and e.request > event.request]
         event = max([event, *already], key=lambda e: e.request)
@@ -191,8 +191,8 @@ def make_question(seed: int) -> Question:
     request = state.requests[event.request]
     return Question(
         f"Request {request_label(event.request)} has {request.prompt_tokens} prompt tokens and has written "
-        f"{len(request.token_ids)}; {stored} tokens are in memory. In step {event.step} it gives way. How many tokens "
-        "must be computed before it writes its next one?",
+        f"{len(request.token_ids)}; {stored} tokens are in memory, on {event.blocks_released} pages of {size}. In step "
+        f"{event.step} it gives way. How many tokens must be computed before it writes its next one?",
         request.prompt_tokens + len(request.token_ids),
         f"All that it knows, as if it were one prompt: the {stored} that were lost, and what was not computed yet.",
     )

@@ -1,36 +1,15 @@
-"""Lesson 7's graders: a student's decisions beside the engine's, on random states, workloads and real runs."""
+"""Lesson 7's graders: a student's decisions beside the engine's, on random states and whole workloads."""
 
 from __future__ import annotations
 
-import functools
 import itertools
-import math
 import random
 from collections.abc import Callable
 from typing import Any
 
-from workbench.course.lessons.bundled import Job, random_jobs, run
 from workbench.course.lessons.scheduler_judge import Judge
 from workbench.course.lessons.small_server import Request, Server, advance
 from workbench.course.verdict import Verdict
-from workbench.events import Timeline
-from workbench.events import types as ev
-
-
-def plans_of(timeline: Timeline) -> dict[int, dict[int, int]]:
-    """Per step, how many tokens of each request the engine computed."""
-    plans: dict[int, dict[int, int]] = {}
-    owners: dict[int, int] = {}
-    for event in timeline.events():
-        if isinstance(event, ev.RequestQueued):
-            owners[event.sequence] = event.request
-        elif isinstance(event, ev.StepStarted):
-            plans[event.step] = {}
-        elif isinstance(event, ev.SlotsWritten):
-            plan = plans[event.step]
-            request = owners[event.sequence]
-            plan[request] = plan.get(request, 0) + event.count
-    return plans
 
 
 def _show(server: Server) -> dict[str, Any]:
@@ -84,7 +63,8 @@ def _settings(rng: random.Random) -> dict[str, int]:
     }
 
 
-def _words(settings: dict[str, int]) -> str:
+def settings_words(settings: dict[str, int]) -> str:
+    """What a server is made with, as a verdict says it."""
     return (
         f"{settings['num_pages']} pages of {settings['block_size']}, a budget of {settings['budget']}, at most "
         f"{settings['max_running']} run, {settings['reserve']} pages in reserve"
@@ -94,24 +74,25 @@ def _words(settings: dict[str, int]) -> str:
 def _fill(server: Server, seed: int, crowded: bool) -> Server:
     """Running requests with pages, and waiting ones; the same for the same seed."""
     rng = random.Random(seed)
-    size, number = server.block_size, 0
-    total = server.free
-    for _ in range(rng.randint(2 if crowded else 0, server.max_running)):
+    size, total = server.block_size, server.free
+    nobody = not crowded and rng.random() < 0.3
+    for _ in range(0 if nobody else rng.randint(2 if crowded else 0, server.max_running)):
         stored = rng.randint(1, 4 * size)
         if server.pages_for(stored) > server.free:
             break
-        request = Request(number, stored + 1, rng.randint(1, 9), stored)
+        request = Request(len(server.running), stored + 1, rng.randint(1, 9), stored)
         server.give(request, stored)
         server.running.append(request)
-        number += 1
         if not crowded and server.free < total // 2:
             break
-    if not server.running and rng.random() < 0.5:  # so large that it fits only because nobody else is there
-        server.waiting.append(Request(number, (server.free - rng.randint(0, 2)) * size, rng.randint(1, 9)))
-        number += 1
-    for _ in range(rng.randint(1, 5)):
+    if not server.running:
+        # One so large that it fits only because nobody runs; or two, and for the second one somebody runs already.
+        pages = [rng.randint(1, total // 2)] if rng.random() < 0.5 else []
+        pages.append(total - sum(pages) - rng.randint(0, 2))
+        server.waiting += [Request(n, count * size, rng.randint(1, 9)) for n, count in enumerate(pages)]
+    first = len(server.running) + len(server.waiting)
+    for number in range(first, first + rng.randint(1, 5)):
         server.waiting.append(Request(number, rng.randint(1, 5 * size), rng.randint(1, 9)))
-        number += 1
     return server
 
 
@@ -137,13 +118,13 @@ def grade_admit(answer: Callable[..., Any], seed: int) -> Verdict:
     rng = random.Random(1000 + seed)
     for _ in range(25):
         yours, right = _pair(answer, rng, crowded=False)
-        budget = rng.choice((right.budget, right.budget, rng.randint(0, 9)))
+        # With 1,000 tokens several come in: the reserve counts from the second one on.
+        budget = rng.choice((right.budget, 1000, rng.randint(0, 9)))
         about = f"{_about(right)}. `admit({budget})`"
-        started = bool(right.running)
         plan, expected = yours.admit(budget), right.admit(budget)
         wrong = _broken(yours, plan, budget)
         if not wrong and plan != expected:
-            wrong = _why_admission(yours, right, started)
+            wrong = _why_admission(yours, right)
         wrong = wrong or _difference(_show(yours), _show(right))
         if wrong:
             mine = plan if isinstance(plan, dict) else {}
@@ -153,17 +134,17 @@ def grade_admit(answer: Callable[..., Any], seed: int) -> Verdict:
     return Verdict(True, "25 states, the same requests let in.")
 
 
-def _why_admission(yours: Server, right: Server, started: bool) -> str:
+def _why_admission(yours: Server, right: Server) -> str:
     mine, others = [r.number for r in yours.running], [r.number for r in right.running]
     if mine == others:
         return "the right requests come in, but with other numbers of tokens"
     if len(mine) > len(others):
         extra = next(n for n in mine if n not in others)
-        if yours.free < right.reserve and started:
+        if yours.free < right.reserve and extra != mine[0]:
             return f"request {extra} is let in, and only {yours.free} pages are left: less than the reserve"
         return f"request {extra} must wait"
     missing = next(n for n in others if n not in mine)
-    alone = "" if started or right.reserve == 0 else " (if nobody runs, the reserve does not count)"
+    alone = "" if missing != others[0] or right.reserve == 0 else " (if nobody runs, the reserve does not count)"
     return f"request {missing} can be let in{alone}"
 
 
@@ -179,7 +160,8 @@ def grade_make_room(answer: Callable[..., Any], seed: int) -> Verdict:
             continue
         index = rng.randrange(len(right.running))
         request = right.running[index]
-        tokens = request.stored + rng.choice((1, 1, right.block_size, 2 * right.block_size))
+        # Five pages more need several victims.
+        tokens = request.stored + rng.choice((1, 1, *(pages * right.block_size for pages in (1, 2, 5))))
         if index == 0:  # alone it fits, or it would have been rejected
             tokens = min(tokens, right.block_size * (right.free + sum(r.pages for r in right.running)))
         about = f"{_about(right)}. `make_room({index}, {tokens})`"
@@ -294,53 +276,12 @@ def grade_step(answer: Callable[..., Any], seed: int) -> Verdict:
             number = next(n for n in [*expected, *plan] if plan.get(n) != expected.get(n))
             wrong = f"request {number}: it computes {plan.get(number, 0)} tokens, and should {expected.get(number, 0)}"
         if wrong:
-            words = f"{_words(settings)}. Step {step}: {wrong}."
+            words = f"{settings_words(settings)}. Step {step}: {wrong}."
             return Verdict(False, words, plan, expected, f"step {step}, {wrong.split(':')[0]}")
         wrong = _difference(_show(yours), _show(right))
         if wrong:
-            words = f"{_words(settings)}. After the plan of step {step}, {wrong}."
+            words = f"{settings_words(settings)}. After the plan of step {step}, {wrong}."
             return Verdict(False, words, _show(yours), _show(right), f"step {step}, {wrong.split(':')[0]}")
         advance(yours, plan)
         advance(right, expected)
     return Verdict(True, f"{step} steps with {preemptions} preemptions: the same plan in each.")
-
-
-# -- 7.5: a real run, foretold ----------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _real_run(seed: int) -> tuple[dict[str, int], list[Job], dict[int, dict[int, int]], int]:
-    """Random requests in a pool that is too small: settings, requests, the engine's plans, its preemptions."""
-    rng = random.Random(4000 + seed)
-    size, pages = rng.choice((2, 4)), rng.randint(10, 14)
-    budget, width = rng.choice((8, 16)), rng.randint(3, 5)
-    watermark = rng.choice((0.0, 0.1))
-    jobs = random_jobs(rng, 6, (2, size * pages // 3), (4, size * pages // 3))
-    _, timeline = run(
-        jobs,
-        block_size=size,
-        num_blocks=pages,
-        max_num_seqs=width,
-        max_num_batched_tokens=budget,
-        watermark=watermark,
-    )
-    preempted = sum(isinstance(event, ev.RequestPreempted) for event in timeline.events())
-    reserve = math.ceil(watermark * pages)
-    settings = {"num_pages": pages, "block_size": size, "budget": budget, "max_running": width, "reserve": reserve}
-    return settings, jobs, plans_of(timeline), preempted
-
-
-def grade_replay(answer: Callable[..., Any], seed: int) -> Verdict:
-    """The plans of a real run, with the real model."""
-    settings, jobs, plans, preempted = _real_run(seed)
-    yours = answer(**settings)
-    yours.waiting.extend(Request(number, len(job.prompt), job.output) for number, job in enumerate(jobs))
-    for step, expected in plans.items():
-        plan = yours.step()
-        if plan != expected:
-            mine = plan if isinstance(plan, dict) else {}
-            number = next((n for n in [*expected, *mine] if mine.get(n) != expected.get(n)), 0)
-            words = f"{_words(settings)}. In step {step} the engine computes {expected}"
-            return Verdict(False, f"{words} (request: tokens).", plan, expected, f"step {step}, request {number}")
-        advance(yours, plan)
-    return Verdict(True, f"{len(plans)} steps of a real run with {preempted} preemptions, all foretold.")
