@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +17,7 @@ def asked(rule: str, prompt: int, output: int, longest: int) -> int:
         return longest
     if rule == "oracle":
         return stored
-    return max(stored, min(prompt + (1 << (output - 1).bit_length()), longest))
+    return min(prompt + (1 << (output - 1).bit_length()), longest)
 
 
 def region(slots: int, unit: int) -> int:
@@ -58,6 +59,20 @@ def test_wrong_rules_are_named(answer: Callable[[str, int, int, int], int], rule
     failed = [v for v in (lesson02.grade_asked(answer, seed) for seed in range(5)) if not v.passed]
     assert failed
     assert all(str(verdict.first_wrong).endswith(f"rule {rule}") for verdict in failed)
+
+
+def _with_a_power(rule: str, prompt: int, output: int, longest: int) -> float:
+    """The right numbers, which `math.pow` makes floats."""
+    if rule != "pow2":
+        return asked(rule, prompt, output, longest)
+    return min(prompt + math.pow(2, math.ceil(math.log2(output))), longest)
+
+
+def test_a_right_number_may_be_a_float() -> None:
+    for seed in range(5):
+        verdict = lesson02.grade_asked(_with_a_power, seed)  # type: ignore[arg-type]
+        assert verdict.passed, verdict
+    assert not lesson02.grade_asked(lambda rule, prompt, output, longest: True, 0).passed
 
 
 def test_wrong_regions() -> None:

@@ -117,7 +117,7 @@ Stepper(runs["max"][1], step=19)
 # %% [markdown]
 # And this is Oracle after step 20, where regions have different sizes. A number in a gap says how many slots are free there.
 # 128 slots are free, and request L waits for a region of 128 (what it stores, rounded up: exercise 2.2 says how). But a region
-# must be one piece, and the larger gap has 64.
+# must be one piece, and each of the two gaps has 64.
 
 # %%
 views.contiguous_view(runs["oracle"][1].state_at(20)).figure
@@ -130,8 +130,7 @@ views.contiguous_view(runs["oracle"][1].state_at(20)).figure
 #
 # - `"max"`: `longest`.
 # - `"oracle"`: what is stored.
-# - `"pow2"`: round T up to a power of two (a power of two stays as it is) and add P. But ask for `longest` at most, and never
-#   for less than what is stored.
+# - `"pow2"`: round T up to a power of two (a power of two stays as it is) and add P. But ask for `longest` at most.
 
 # %%
 def asked(rule, prompt, output, longest):
@@ -142,7 +141,7 @@ def asked(rule, prompt, output, longest):
         return longest
     if rule == "oracle":
         return stored
-    return max(stored, min(prompt + (1 << (output - 1).bit_length()), longest))
+    return min(prompt + (1 << (output - 1).bit_length()), longest)
     ### END SOLUTION
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from workbench import LLM
+from workbench.course.comparing import same
 from workbench.course.exercise import Exercise, Question
 from workbench.course.lessons.bundled import Job, random_jobs, run, tiny
 from workbench.course.verdict import Verdict
@@ -120,7 +121,7 @@ def grade_asked(answer: Callable[[str, int, int, int], int], seed: int) -> Verdi
             memory = ContiguousMemory(64, 16, Reservation(rule), longest, None)
             expected = memory.reserved_slots(prompt, output)
             yours = answer(rule, prompt, output, longest)
-            if type(yours) is not int or yours != expected:
+            if not same(yours, expected):
                 words = f"Rule {rule}, prompt of {prompt} tokens, output of {output}, longest sequence {longest}."
                 return Verdict(False, words, yours, expected, f"request {count}, rule {rule}")
     return Verdict(True, "The same as the engine for 30 requests and three rules.")
@@ -206,7 +207,7 @@ EXERCISES = {
         (
             "Max does not look at the request. Oracle asks for what will be stored: the last token never is.",
             "The smallest power of two that is not below `n` is `1 << (n - 1).bit_length()`.",
-            "Pow2: prompt + rounded output, at most `longest`, but never less than Oracle.",
+            "Pow2: prompt + rounded output, at most `longest`.",
         ),
     ),
     "2.2": Exercise(
