@@ -6,6 +6,7 @@ import math
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -93,6 +94,33 @@ def test_pages_chosen_wrongly() -> None:
             moved = [a for a, b in zip(yours, expected, strict=False) if a != b]
             assert verdict.first_wrong == f"page {(missing or extra or moved)[0]}"
     assert check("9.2", lambda mass, count: {0, 1}).message.startswith("Return a list")
+
+
+def choose_the_later_of_equals(mass: list[float], count: int) -> list[int]:
+    between = sorted(range(1, len(mass) - 1), key=lambda page: (-mass[page], -page))
+    return sorted([0, len(mass) - 1, *between[: count - 2]]) if count < len(mass) else list(range(len(mass)))
+
+
+def test_of_equal_masses_the_earlier_page_is_read() -> None:
+    failed = [
+        verdict for seed in range(5) if not (verdict := check("9.2", choose_the_later_of_equals, seed=seed)).passed
+    ]
+    assert failed
+    for verdict in failed:
+        page = str(verdict.first_wrong).removeprefix("page ")
+        assert f"Of equal masses the earlier page is read, so page {page} before " in verdict.message
+    assert not check("9.2", choose_the_later_of_equals).passed
+
+
+@pytest.mark.parametrize("convert", [tuple, np.array, lambda pages: [np.int64(p) for p in pages], torch.tensor])
+def test_whole_numbers_of_other_kinds_are_whole_numbers(convert: Any) -> None:
+    verdict = check("9.2", lambda mass, count: convert(ANSWERS.choose_pages(mass, count)))
+    assert verdict.passed, verdict
+
+
+def test_floats_are_no_pages() -> None:
+    verdict = check("9.2", lambda mass, count: [float(page) for page in ANSWERS.choose_pages(mass, count)])
+    assert verdict.message.startswith("Return a list of whole numbers")
 
 
 def test_the_policy_of_the_key_beats_lru_on_many_seeds() -> None:
@@ -204,6 +232,7 @@ def test_best_pages_are_the_best() -> None:
 
 
 def test_questions_come_from_real_runs_and_repeat() -> None:
+    assert len({quiz("9", seed).question for seed in range(10)}) == 10
     for seed in range(3):
         question, again = quiz("9", seed), quiz("9", seed)
         assert (question.question, question.expected) == (again.question, again.expected)

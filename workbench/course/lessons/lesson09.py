@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from workbench.course.exercise import Exercise, Question
 from workbench.course.lessons.eviction_board import (
@@ -95,6 +95,8 @@ def grade_choice(answer: Callable[..., Any], seed: int) -> Verdict:
     for _ in range(4):
         pages = rng.randint(4, 14)
         raw = [rng.random() ** 3 + 1e-3 for _ in range(pages)]
+        if rng.random() < 0.5:  # random masses are never equal
+            raw = [float(rng.randint(1, 3)) for _ in raw]
         # The ends are not always among the best: who takes the best only is found out.
         raw[0], raw[-1] = raw[0] * rng.choice((0.01, 1)), raw[-1] * 0.01
         mass = [x / sum(raw) for x in raw]
@@ -110,6 +112,8 @@ def grade_choice(answer: Callable[..., Any], seed: int) -> Verdict:
                 extra = [page for page in got if page not in expected or got.count(page) > 1]
                 place = missing[0] if missing else extra[0] if extra else None
                 message = f"{count} of {pages} pages with masses {shown}."
+                if missing and any(mass[page] == mass[missing[0]] for page in extra):
+                    message += f" Of equal masses the earlier page is read, so page {missing[0]} before {extra[0]}."
                 if sorted(got) == expected:
                     message += " The right pages, but not in the order of the text."
                     place = next(a for a, b in zip(got, expected, strict=True) if a != b)
@@ -118,11 +122,14 @@ def grade_choice(answer: Callable[..., Any], seed: int) -> Verdict:
 
 
 def _as_pages(value: Any) -> list[int] | None:
-    if isinstance(value, Tensor):
+    if hasattr(value, "tolist"):  # a tensor or an array
         value = value.tolist()
-    if not isinstance(value, list | tuple) or not all(isinstance(page, int) for page in value):
+    if not isinstance(value, list | tuple):
         return None
-    return list(value)
+    try:
+        return [operator.index(page) for page in value]
+    except TypeError:
+        return None
 
 
 EXERCISES = {
