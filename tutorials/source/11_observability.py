@@ -96,8 +96,15 @@ check("11.1", fold)
 # %% [markdown]
 # Computing a state from a list of events like this is called a *fold*; what does it is a *reducer*. The whole workbench is
 # built on one: `PageMap`. All pictures of the course are drawn from a `PageMap`, and never from the engine. The project's
-# tests compare it with the engine's own books after every step.
-#
+# tests compare it with the engine's own books after every step. This is how it takes an event. `_HANDLERS` has a function
+# for each type; `seq` counts the events, so that none can get lost unnoticed:
+
+# %%
+from workbench.events import PageMap
+
+show_source(PageMap.apply)
+
+# %% [markdown]
 # ## Recordings
 #
 # So a file with all events is as good as having been there. A `Recorder` writes one.
@@ -272,7 +279,8 @@ check("11.3", usage)
 
 # %% [markdown]
 # These names are exported by vLLM, too, with the same meaning (there behind `vllm:`, here behind `kv_workbench:`; Prometheus
-# writes `_total` behind the names of counters). The second list is what vLLM does not tell.
+# writes `_total` behind the names of counters). The second list has names that only we export. For some of them vLLM has
+# something similar: `request_prefill_kv_computed_tokens`, for instance, beside our `prefill_tokens_computed`.
 
 # %%
 print("as in vLLM:", ", ".join(lesson11.AS_IN_VLLM))
