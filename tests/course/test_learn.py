@@ -33,7 +33,7 @@ def test_new_files_only_and_what_was_changed_is_kept(course: Path, tmp_path: Pat
     (mine / "02_b.ipynb").unlink()
     again = copy_course(course, mine, key=True)
     assert [path.name for path in again.kept] == ["01_a.ipynb"]
-    assert files(mine) == ["01_a.ipynb", "02_b.ipynb", "README.md", "key/01_a.ipynb"]
+    assert files(mine) == ["01_a.ipynb", "02_b.ipynb", "INSTRUCTOR.md", "README.md", "key/01_a.ipynb"]
     assert (mine / "01_a.ipynb").read_text(encoding="utf-8") == "my work"
     for old in ("01_a.mine.ipynb", "01_a.mine2.ipynb"):
         (mine / "01_a.ipynb").write_text("my work", encoding="utf-8")

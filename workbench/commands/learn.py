@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: Parts of the course that are not copied.
-_NOT_FOR_STUDENTS = {"source", "key"}
+#: Parts of the course that are copied only for teachers, and never.
+_FOR_TEACHERS, _FOR_NOBODY = {"key", "INSTRUCTOR.md"}, {"source"}
 _PORT = 8888
 
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-browser", action="store_true", help="start JupyterLab, but open no browser")
     parser.add_argument("--port", type=int, default=_PORT, help=f"port on this machine (default: {_PORT})")
     parser.add_argument("--copy-only", action="store_true", help="copy the notebooks and start nothing")
-    parser.add_argument("--key", action="store_true", help="copy the answer key, too")
+    parser.add_argument("--key", action="store_true", help="copy the answer key and the instructors' guide, too")
     parser.add_argument(
         "--force",
         action="store_true",
@@ -65,7 +65,7 @@ def copy_course(course: Path, folder: Path, key: bool = False, force: bool = Fal
     """Copies the course into ``folder``. A file that is there and differs is a student's work, and stays.
 
     Args:
-        key: the answer key, too, into ``folder/key``.
+        key: what is for teachers, too: the answer key into ``folder/key``, and the guide.
         force: files that differ are replaced; what they were is kept beside them.
 
     Raises:
@@ -101,9 +101,9 @@ def copy_course(course: Path, folder: Path, key: bool = False, force: bool = Fal
 
 def _is_for(place: Path, key: bool) -> bool:
     first = place.parts[0]
-    if any(part.startswith((".", "__")) for part in place.parts) or first == "INSTRUCTOR.md":
+    if any(part.startswith((".", "__")) for part in place.parts) or first in _FOR_NOBODY:
         return False
-    return first not in _NOT_FOR_STUDENTS or (key and first == "key")
+    return key or first not in _FOR_TEACHERS
 
 
 def _free_name(path: Path) -> Path:
