@@ -88,12 +88,6 @@ class Classroom:
             self._shared[code] = Broadcast(session)
             return code
 
-    def watchers(self, key: str) -> int:
-        """How many watch a tab's run now."""
-        session = self._store.find(key)
-        with self._lock:
-            return sum(b.watchers for b in self._shared.values() if b.session is session)
-
     def find(self, code: str) -> Broadcast | None:
         """A shared run by its code."""
         with self._lock:

@@ -10,7 +10,6 @@ from typing import Any
 
 import gradio as gr
 
-from workbench.views.words import plural
 from workbench_app.frame import preview_frame
 from workbench_app.links import read_link
 from workbench_app.presets import FIELDS, PRESETS
@@ -206,19 +205,13 @@ class Handlers:
             return _preview(settings, self.store), "", words
         return gr.skip(), "" if session.duel.settings == settings else _CHANGED, words
 
-    def share(self, request: gr.Request) -> str:
-        """Lets others watch this tab's run; says how."""
-        key = tab_key(request)
+    def share(self, request: gr.Request) -> Any:
+        """Lets others watch this tab's run. The page says how, and how many do (``static/share.js``)."""
         try:
-            code = self._classroom.share(key)
+            code = self._classroom.share(tab_key(request))
         except KeyError:
-            return "There is no run to share yet: press Run or Step first."
-        watching = plural(self._classroom.watchers(key), "visitor")
-        return (
-            f"Others can watch this run on their tab Class, with the code **{code}**, or by "
-            f"[this link](?tab=class&code={code}) (copy its address). {watching} watching now. "
-            "They see what you see, and can't change it."
-        )
+            return gr.skip(), "There is no run to share yet: press Run or Step first."
+        return encode({"share": {"code": code}}), ""
 
     # -- links -----------------------------------------------------------------------------------------------------
 
