@@ -6,10 +6,12 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 import torch
 
@@ -86,22 +88,27 @@ class Tab:
         self.page.wait_for_function(f"() => {{ const f = KVW.frame; return {condition}; }}", timeout=1000 * seconds)
 
 
-@pytest.fixture(scope="module")
-def app(tiny: LoadedModel) -> Iterator[App]:
+@contextmanager
+def served(demo: gr.Blocks, services: Services) -> Iterator[str]:
+    """Blocks on a free port, and their address; afterwards everything is closed."""
     threads = torch.get_num_threads()
     torch.set_num_threads(step_threads())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    services = make_services(tiny)
-    demo = build(services)
-    demo.launch(
-        server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **launch_options(services)
-    )
-    yield App(f"http://127.0.0.1:{port}/", services)
+    options = launch_options(services)
+    demo.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **options)
+    yield f"http://127.0.0.1:{port}/"
     demo.close()
     services.close()
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def app(tiny: LoadedModel) -> Iterator[App]:
+    services = make_services(tiny)
+    with served(build(services), services) as url:
+        yield App(url, services)
 
 
 @pytest.fixture(scope="module")

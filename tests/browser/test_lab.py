@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
-import torch
 
+from tests.browser.conftest import served
 from workbench.models import LoadedModel
 from workbench_app.lab import lab_tab
-from workbench_app.main import launch_options, make_services, step_threads
+from workbench_app.main import make_services
 
 pytestmark = pytest.mark.browser
 
@@ -25,23 +24,14 @@ DRAWN = "count => document.querySelectorAll('.kvw-lab-plot .cartesianlayer').len
 @pytest.fixture(scope="module")
 def lab_url(tiny: LoadedModel) -> Iterator[str]:
     """A page with nothing but the Lab in its second tab."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(step_threads())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     services = make_services(tiny)
     with gr.Blocks(title="Lab", analytics_enabled=False) as demo, gr.Tabs():
         with gr.Tab("Other"):
             gr.Markdown("Another tab.")
         with gr.Tab("Lab"):
             lab_tab(services.sessions)
-    options = launch_options(services)
-    demo.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, **options)
-    yield f"http://127.0.0.1:{port}/"
-    demo.close()
-    services.close()
-    torch.set_num_threads(threads)
+    with served(demo, services) as url:
+        yield url
 
 
 @pytest.fixture
