@@ -260,7 +260,7 @@ def _failures(grade: Callable[[Any, int], Verdict], answer: Any, seeds: int = 12
         (lesson07.grade_admit, Overtaking, "", "request "),
         (lesson07.grade_admit, NoReserve, "less than the reserve", "request "),
         (lesson07.grade_admit, AlwaysReserve, "the reserve does not count", "request "),
-        (lesson07.grade_admit, ReserveOnceAsked, "pages are left: less than the reserve", "request "),
+        (lesson07.grade_admit, ReserveOnceAsked, "less than the reserve", "request "),
         (lesson07.grade_admit, PagesForChunk, "pages of the running", "pages of the running"),
         (lesson07.grade_admit, NoBudget, "the budget: the plan has", "request "),
         (lesson07.grade_make_room, OldestGivesWay, "who came last goes first", "request 0"),

@@ -141,7 +141,7 @@ def _why_admission(yours: Server, right: Server) -> str:
     if len(mine) > len(others):
         extra = next(n for n in mine if n not in others)
         if yours.free < right.reserve and extra != mine[0]:
-            return f"request {extra} is let in, and only {yours.free} pages are left: less than the reserve"
+            return f"request {extra} is let in, and the free pages are then {yours.free}: less than the reserve"
         return f"request {extra} must wait"
     missing = next(n for n in others if n not in mine)
     alone = "" if missing != others[0] or right.reserve == 0 else " (if nobody runs, the reserve does not count)"
