@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -156,6 +157,7 @@ def test_every_event_and_every_cause_has_words_of_its_own() -> None:
             for words in (describe(event, state), describe(event), describe(event, state, explain=False)):
                 assert "\n" not in words
                 assert type(event).__name__ not in words
+            assert not re.search(r"because [a-z]+(_[a-z]+)*\b[:,)]", describe(event, state))  # a name in code
             described[type(event).__name__] = describe(event, state)
 
     for memory in ("paged", "contiguous"):
@@ -181,11 +183,11 @@ def test_every_event_and_every_cause_has_words_of_its_own() -> None:
     [
         (1, "request 0 arrives: 6 prompt tokens, at most 8 new ones, 2 samples: “a prompt”"),
         (1, "request 0: sequence 1 goes on from sequence 0; they share the first 6 tokens, because fork"),
-        (1, "page 3 -> request 0, sequence 1, too, its 2nd page (layer group 1), shared by 2 now, because fork"),
+        (1, "page 3 -> request 0, sequence 1, too, its logical page 1 (layer group 1), shared by 2 now, because fork"),
         (1, "request 0, sequence 1 generates its 1st token, id 10: “ t0”"),
-        (2, "page 1 copied to page 4 (2 tokens) for request 0, sequence 1, its 2nd page (layer group 0); 1 still uses "
-            "page 1, because copy_on_write"),
-        (2, "request 0, sequence 0: token 6 looked at 2 pages, most, 50%, at its 1st"),
+        (2, "page 1 copied to page 4 (2 tokens) for request 0, sequence 1, its logical page 1 (layer group 0); 1 still "
+            "uses page 1, because copy_on_write"),
+        (2, "request 0, sequence 0: token 6 looked at 2 pages, most, 50%, at its logical page 0"),
         (2, "request 0, sequence 0: token 6 read 1.5 of 2 pages, 90.0% of the attention covered, output off by 2.0%"),
         (3, "6 pages of request 0 swapped out: pages 0, 1, 2, 3, 4 and 5 -> host pages 0, 1, 2, 3, 4 and 5 (6144 "
             "bytes), because preemption_victim"),
@@ -193,8 +195,8 @@ def test_every_event_and_every_cause_has_words_of_its_own() -> None:
         (3, "request 0 is preempted (swap): 6 pages given up, what they hold moved to the host tier, chosen by policy "
             "last_come; as configured (expected: swapping 2.0 ms, recomputing 9.0 ms), because pool_exhausted"),
         (4, "request 1 arrives: 6 prompt tokens, at most 8 new ones, beam search with 2 beams: “a prompt, too”"),
-        (4, "page 0 -> request 1, sequence 2, its 1st page, computed already (content abcdef01); it was kept for "
-            "reuse, because prefix_hit"),
+        (4, "page 0 -> request 1, sequence 2, its logical page 0, computed already (content abcdef01); it was kept "
+            "for reuse, because prefix_hit"),
         (5, "request 1, sequence 3: the beam is dropped after 1 token, others are better"),
         (5, "request 0 runs again; its pages are back from the host tier"),
         (5, "page 7 (layer group 1) given up by request 1, sequence 2, nobody uses it now, because out_of_window"),
@@ -258,13 +260,17 @@ def test_the_screen_shows_what_is_shared_cached_and_on_the_host() -> None:
 def test_words() -> None:
     allocated = ev.BlockAllocated(ev.Tier.DEVICE, 12, 0, 3, Cause.DECODE_GROWTH)
     assert describe(allocated, paged_state(), explain=False) == (
-        "page 12 -> request 0, its 4th page, because decode_growth"
+        "page 12 -> request 0, its logical page 3, because decode_growth"
     )
-    assert describe(allocated) == ("page 12 -> sequence 0, its 4th page, because decode_growth: its last page was full")
+    assert describe(allocated) == "page 12 -> sequence 0, its logical page 3, because its last page was full"
     blocked = ev.AdmissionBlocked(3, Cause.POOL_EXHAUSTED, 9, 4)
     assert describe(blocked, paged_state(), False) == "request 3 waits: needs 9 pages, 4 free (because pool_exhausted)"
+    assert describe(blocked, paged_state()) == "request 3 waits: needs 9 pages, 4 free (because too few pages are free)"
     arena = PageMap(run("contiguous"))
-    assert "needs 9 adjacent slots, the largest free region has 4" in describe(blocked, arena)
+    assert describe(blocked, arena) == (
+        "request 3 waits: needs 9 adjacent slots, the largest free region has 4 "
+        "(because no free region is large enough)"
+    )
     assert [ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 112)] == [
         "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "112th",
     ]  # fmt: skip

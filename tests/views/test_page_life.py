@@ -75,7 +75,7 @@ def test_a_pages_life_is_told_in_order_with_causes() -> None:
     told = [(row[0], row[1], row[2]) for row in view.table.rows]
     assert told[0] == (
         1,
-        "page 0 -> request A, sequence 0, its 1st page (layer group 0)",
+        "page 0 -> request A, sequence 0, its logical page 0 (layer group 0)",
         "a waiting request was let in",
     )
     assert told[1][1] == "request A: 4 tokens stored, 4 slots are filled now"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from workbench.events.page_map import PageMap
 from workbench.events.types import Cause, Tier
 
-#: What each cause means. A sentence ends with "because <cause>: <this>".
+#: What each cause means. A sentence ends with "because <this>".
 CAUSES: dict[Cause, str] = {
     Cause.ADMISSION: "a waiting request was let in",
     Cause.PREFILL: "the prompt was computed",
@@ -31,6 +31,13 @@ CAUSES: dict[Cause, str] = {
     Cause.REQUEST_FINISHED: "the request is complete",
     Cause.CANCELLED: "the request was cancelled",
     Cause.NEVER_FITS: "it is larger than the whole pool",
+}
+
+#: The same where it is known whether memory is paged.
+_CAUSES_BY_PAGED: dict[bool | None, dict[Cause, str]] = {
+    True: CAUSES | {Cause.POOL_EXHAUSTED: "too few pages are free"},
+    False: CAUSES | {Cause.POOL_EXHAUSTED: "no free region is large enough"},
+    None: CAUSES,
 }
 
 
@@ -69,9 +76,20 @@ def size(num_bytes: int) -> str:
     return f"{num_bytes / 1024:,.0f} KiB" if num_bytes < 1 << 24 else f"{num_bytes / (1 << 20):,.0f} MiB"
 
 
-def because(cause: Cause, explain: bool = True) -> str:
-    """``because decode_growth: its last page was full``; without ``explain`` only ``because decode_growth``."""
-    return f"because {cause.value}" + (f": {CAUSES[cause]}" if explain else "")
+def meaning(cause: Cause, paged: bool | None = None) -> str:
+    """What a cause means in paged memory, or in contiguous memory; None: in either."""
+    return _CAUSES_BY_PAGED[paged][cause]
+
+
+def because(cause: Cause, explain: bool = True, state: PageMap | None = None, paged: bool | None = None) -> str:
+    """``because its last page was full``; without ``explain`` its name in code, ``because decode_growth``.
+
+    Args:
+        state, paged: what kind of memory it is about, where that is known.
+    """
+    if paged is None and state is not None and state.run is not None:
+        paged = state.is_paged
+    return f"because {meaning(cause, paged) if explain else cause.value}"
 
 
 def page_name(block: int, tier: Tier = Tier.DEVICE) -> str:
@@ -86,6 +104,11 @@ def page_list(pages: list[int], most: int = 6) -> str:
     if len(pages) > most:
         return f"pages {', '.join(map(str, pages[:most]))} and {len(pages) - most} more"
     return f"pages {', '.join(map(str, pages[:-1]))} and {pages[-1]}" if pages else "no page"
+
+
+def page_place(logical_index: int) -> str:
+    """``its logical page 2``: counted from 0, as in block tables."""
+    return f"its logical page {logical_index}"
 
 
 def in_group(group: int, state: PageMap | None) -> str:

@@ -7,9 +7,9 @@ from workbench.events.cause_words import (
     because,
     clean,
     in_group,
-    ordinal,
     page_list,
     page_name,
+    page_place,
     plural,
     sequence_name,
     size,
@@ -43,21 +43,21 @@ def describe_page(event: PageEvent, state: PageMap | None, explain: bool) -> str
     """One line; see `workbench.events.words.describe`."""
     match event:
         case ev.BlockAllocated():
-            place = f"its {ordinal(event.logical_index + 1)} page{in_group(event.group, state)}"
-            who, why = sequence_name(event.sequence, state), because(event.cause, explain)
+            place = page_place(event.logical_index) + in_group(event.group, state)
+            who, why = sequence_name(event.sequence, state), because(event.cause, explain, state)
             return f"{page_name(event.block, event.tier)} -> {who}, {place}, {why}"
         case ev.SlotsWritten():
             where = f"page {event.block} from offset" if event.block is not None else "the arena from slot"
             who = sequence_name(event.sequence, state) + in_group(event.group, state)
             tokens = plural(event.count, "token")
-            return f"{who}: {tokens} stored in {where} {event.first}, {because(event.cause, explain)}"
+            return f"{who}: {tokens} stored in {where} {event.first}, {because(event.cause, explain, state)}"
         case ev.BlockReleased():
             left = f"{event.ref_count} still {_use(event.ref_count)} it" if event.ref_count else "nobody uses it now"
             page = page_name(event.block, event.tier) + in_group(event.group, state)
             who = sequence_name(event.sequence, state)
-            return f"{page} given up by {who}, {left}, {because(event.cause, explain)}"
+            return f"{page} given up by {who}, {left}, {because(event.cause, explain, state)}"
         case ev.BlockFreed():
-            return f"{page_name(event.block, event.tier)} is free, {because(event.cause, explain)}"
+            return f"{page_name(event.block, event.tier)} is free, {because(event.cause, explain, state)}"
         case ev.BlockShared() | ev.BlockCopied():
             return _describe_sharing(event, state, explain)
         case ev.BlockCached() | ev.PrefixHit() | ev.BlockEvicted():
@@ -75,8 +75,8 @@ def _use(count: int) -> str:
 
 
 def _describe_sharing(event: ev.BlockShared | ev.BlockCopied, state: PageMap | None, explain: bool) -> str:
-    who, why = sequence_name(event.sequence, state), because(event.cause, explain)
-    place = f"its {ordinal(event.logical_index + 1)} page{in_group(event.group, state)}"
+    who, why = sequence_name(event.sequence, state), because(event.cause, explain, state)
+    place = page_place(event.logical_index) + in_group(event.group, state)
     if isinstance(event, ev.BlockShared):
         shared = f"shared by {event.ref_count} now"
         return f"{page_name(event.block, event.tier)} -> {who}, too, {place}, {shared}, {why}"
@@ -89,12 +89,12 @@ def _describe_cache(
     event: ev.BlockCached | ev.PrefixHit | ev.BlockEvicted, state: PageMap | None, explain: bool
 ) -> str:
     content = f"content {clean(event.hash[:_HASH_CHARS])}"
-    why = because(event.cause, explain)
+    why = because(event.cause, explain, state)
     match event:
         case ev.BlockCached():
             return f"page {event.block} is kept for reuse, {content}; nobody uses it now, {why}"
         case ev.PrefixHit():
-            place = f"its {ordinal(event.logical_index + 1)} page"
+            place = page_place(event.logical_index)
             who = sequence_name(event.sequence, state)
             users = "it was kept for reuse" if event.ref_count == 1 else f"shared by {event.ref_count} now"
             return f"page {event.block} -> {who}, {place}, computed already ({content}); {users}, {why}"
@@ -113,7 +113,7 @@ def _describe_tiers(
     before, after = [pair[0] for pair in event.pairs], [pair[1] for pair in event.pairs]
     count = f"{plural(len(event.pairs), 'page')} of request {event.request}"
     moved = f"({size(event.bytes)})"
-    why = because(event.cause, explain)
+    why = because(event.cause, explain, state)
     if isinstance(event, ev.BlocksSwappedOut):
         return f"{count} swapped out: {page_list(before)} -> host {page_list(after)} {moved}, {why}"
     return f"{count} swapped in: host {page_list(before)} -> {page_list(after)} {moved}, {why}"
@@ -129,13 +129,13 @@ def _describe_attention(event: ev.PageMassSampled | ev.SelectionMeasured, state:
     if not event.mass:
         return f"{who}: {token} looked at no page"
     most = max(range(len(event.mass)), key=lambda index: event.mass[index])
-    share = f"most, {event.mass[most]:.0%}, at its {ordinal(most + 1)}"
+    share = f"most, {event.mass[most]:.0%}, at {page_place(most)}"
     return f"{who}: {token} looked at {plural(len(event.mass), 'page')}, {share}"
 
 
 def _describe_region(event: ev.RegionReserved | ev.RegionReleased, state: PageMap | None, explain: bool) -> str:
     slots = f"slots {event.start} to {event.start + event.size - 1}"
-    who, why = sequence_name(event.sequence, state), because(event.cause, explain)
+    who, why = sequence_name(event.sequence, state), because(event.cause, explain, state)
     if isinstance(event, ev.RegionReleased):
         return f"{slots} given up by {who}, {why}"
     rounding = event.size - event.requested

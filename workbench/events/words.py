@@ -36,7 +36,7 @@ def describe_blocked(blocked: Blocked | ev.AdmissionBlocked, paged: bool, explai
         numbers = f"needs {plural(needed, 'page')}{kept}, {available} free"
     else:
         numbers = f"needs {plural(needed, 'adjacent slot')}, the largest free region has {available}"
-    return f"request {blocked.request} waits: {numbers} ({because(cause, explain)})"
+    return f"request {blocked.request} waits: {numbers} ({because(cause, explain, paged=paged)})"
 
 
 def describe(event: AnyEvent, state: PageMap | None = None, explain: bool = True) -> str:
@@ -44,7 +44,7 @@ def describe(event: AnyEvent, state: PageMap | None = None, explain: bool = True
 
     Args:
         state: a state from the same step or later, to name the request of a sequence and what kind of memory it is.
-        explain: say what a cause means, not only its name.
+        explain: say what a cause means; else only its name in code.
     """
     if isinstance(event, PageEvent):
         return describe_page(event, state, explain)
@@ -63,7 +63,7 @@ def describe(event: AnyEvent, state: PageMap | None = None, explain: bool = True
             more = "".join(f"; {what} took {milliseconds(ns)}" for what, ns in moved if ns)
             return f"step {event.step} ends: computed {tokens} in {took:.1f} ms{more}"
         case ev.RequestPreempted() | ev.RequestResumed() | ev.PreemptionSettled():
-            return _describe_preemption(event, explain)
+            return _describe_preemption(event, state, explain)
         case ev.SequenceForked() | ev.SequenceFinished() | ev.OutputsChosen() | ev.TokenGenerated():
             return _describe_output(event, state, explain)
     return _describe_request(event, state, explain)
@@ -107,11 +107,13 @@ def _describe_request(
             return f"request {event.request} is rejected: {clean(event.reason)}"
 
 
-def _describe_preemption(event: ev.RequestPreempted | ev.RequestResumed | ev.PreemptionSettled, explain: bool) -> str:
+def _describe_preemption(
+    event: ev.RequestPreempted | ev.RequestResumed | ev.PreemptionSettled, state: PageMap | None, explain: bool
+) -> str:
     swapped = event.mode is ev.PreemptionMode.SWAP
     match event:
         case ev.RequestPreempted():
-            who, why = f"request {event.request}", because(event.cause, explain)
+            who, why = f"request {event.request}", because(event.cause, explain, state)
             lost = f"{plural(event.tokens_lost, 'stored token')} lost"
             if event.cause is Cause.HOST_FULL:
                 return f"{who} loses its pages in the host tier: {lost}, {why}"
@@ -161,7 +163,7 @@ def _describe_output(
             if not event.num_tokens:
                 shared = "nothing of it is in memory"
             child, parent = f"sequence {event.child}", f"sequence {event.parent}"
-            why = because(event.cause, explain)
+            why = because(event.cause, explain, state)
             return f"request {event.request}: {child} goes on from {parent}; {shared}, {why}"
         case ev.SequenceFinished():
             who = member_name(event.request, event.sequence, state)

@@ -9,7 +9,7 @@ import numpy as np
 
 from workbench.events import History, PageMap
 from workbench.events import types as ev
-from workbench.events.cause_words import CAUSES, because, plural
+from workbench.events.cause_words import because, meaning, plural
 from workbench.events.types import AnyEvent, Cause, Tier
 from workbench.events.words import describe
 from workbench.views.page_life_index import LifeIndex
@@ -58,7 +58,7 @@ def page_table(history: History, index: LifeIndex, rows: PageRows, block: int, t
     start = max(0, min(upto - MAX_ROWS * 3 // 4, len(found) - MAX_ROWS))
     stop = min(len(found), start + MAX_ROWS)
     state = index.names(rows.requests(len(rows)))
-    body = list(_told(Events(history), rows, found[start:stop], block, tier, state))
+    body = list(_told(Events(history), rows, found[start:stop], block, tier, state, index.paged))
     title = f"What happened to {_name(index, block, tier)}"
     if stop - start < len(found):
         title += f": rows {start + 1} to {stop} of {len(found)}"
@@ -72,13 +72,13 @@ def _name(index: LifeIndex, block: int, tier: Tier) -> str:
 
 
 def _told(
-    events: Events, rows: PageRows, found: list[tuple[int, int]], block: int, tier: Tier, state: PageMap
+    events: Events, rows: PageRows, found: list[tuple[int, int]], block: int, tier: Tier, state: PageMap, paged: bool
 ) -> Iterator[list[Cell]]:
     for first, last in found:
         step, kind, request = int(rows.step[first]), Kind(int(rows.kind[first])), int(rows.request[first])
         event = events.get(int(rows.seq[first]), step)
         cause = getattr(event, "cause", None)
-        why = CAUSES.get(cause, "") if isinstance(cause, Cause) else ""
+        why = meaning(cause, paged) if isinstance(cause, Cause) else ""
         if kind is Kind.SNAPSHOT:
             yield [
                 step,

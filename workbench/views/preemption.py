@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from workbench.events import History
-from workbench.events.cause_words import CAUSES, clean, milliseconds, size
+from workbench.events.cause_words import clean, meaning, milliseconds, size
 from workbench.events.types import Cause, PreemptionMode
 from workbench.views.page_life_index import life_index
 from workbench.views.palette import DARK, LIGHT, request_label
@@ -109,7 +109,7 @@ def _why(preemption: Preemption) -> str:
     else:
         did = f"it gave up {given} and lost {plural(event.tokens_lost, 'stored token')}"
     reason = _mode_reason(preemption)
-    why = _CAUSES.get(event.cause, CAUSES.get(event.cause, event.cause.value))
+    why = _CAUSES.get(event.cause) or meaning(event.cause)
     return f"Preempted at step {event.step:,} because {why}{by}: {did}{reason}."
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from workbench.events import History
 from workbench.events import types as ev
-from workbench.events.cause_words import CAUSES
+from workbench.events.cause_words import meaning
 from workbench.events.types import AnyEvent, Cause
 from workbench.views.page_life_index import LifeIndex, life_index
 from workbench.views.page_life_rows import RequestRows
@@ -146,7 +146,7 @@ def _table(history: History, index: LifeIndex, request: int, step: int) -> Table
                 told = answer(settled[seq], history.last_step)
                 body.append([at, f"The preemption at step {told.step:,} is made good. {told.cost}", told.waited])
                 continue
-            body.append([at, what_happened(event, state), _cause_words(event)])
+            body.append([at, what_happened(event, state), _cause_words(event, index.paged)])
     if taken:
         body.append(_taken(taken))
     near = max(0, min(sum(int(row[0] or 0) <= step for row in body) - MAX_ROWS * 3 // 4, len(body) - MAX_ROWS))
@@ -166,9 +166,9 @@ def _taken(taken: list[ev.BlockAllocated | ev.PrefixHit]) -> list[Cell]:
     pages = "page" if len(blocks) == 1 else "pages"
     found = isinstance(taken[0], ev.PrefixHit)
     how = "found in the prefix cache" if found else "handed out"
-    return [taken[0].step, f"{pages} {named} {how}", _cause_words(taken[0])]
+    return [taken[0].step, f"{pages} {named} {how}", _cause_words(taken[0], paged=True)]
 
 
-def _cause_words(event: AnyEvent) -> str:
+def _cause_words(event: AnyEvent, paged: bool) -> str:
     cause = getattr(event, "cause", None)
-    return CAUSES.get(cause, "") if isinstance(cause, Cause) else ""
+    return meaning(cause, paged) if isinstance(cause, Cause) else ""
