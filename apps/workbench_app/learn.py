@@ -7,6 +7,7 @@ data, and the scripts that show them, on all tabs.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -126,10 +127,17 @@ _TERMINAL = (
 )
 
 
+def _notebook_html(name: str, heading: str) -> str:
+    """A notebook in the list, with the number that its heading begins with, if it does."""
+    number, title = re.fullmatch(r"(?:(\d{1,4})\. +)?(.*)", heading, re.DOTALL).groups()  # type: ignore[union-attr]
+    value = f' value="{number}"' if number else ""
+    return f"<li{value}>{escape(title)} <code>tutorials/{escape(name)}</code></li>"
+
+
 def _course_html(tutorials: Path) -> str:
     listed = notebooks(tutorials)
     if listed:
-        items = "".join(f"<li>{escape(heading)} <code>tutorials/{escape(name)}</code></li>" for name, heading in listed)
+        items = "".join(_notebook_html(name, heading) for name, heading in listed)
         course = (
             f"<p>Notebooks, in reading order; open them with <code>jupyter lab tutorials</code>.</p><ol>{items}</ol>"
         )

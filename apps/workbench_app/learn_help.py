@@ -214,7 +214,7 @@ PAGE_HELP = (
     Help(
         "mode",
         "What the colours of the pages mean: whose they are, how many use them, how full they are, when or why they "
-        "last changed.",
+        "were taken, moved or given back last.",
         "Page map",
         '[data-role="stage"] [data-role="mode"]',
     ),
@@ -264,5 +264,105 @@ PAGE_HELP = (
         ".kvw-panel-charts > h3",
         mark="inside",
         label="the whole run",
+    ),
+    Help(
+        "viewer-requests",
+        "Every request of the run so far, in the order of their arrival: what it does now, how many of its tokens are "
+        "there, and how many pages it holds. Select one to see its pages and its block table.",
+        "Request",
+        ".kvw-panel-requests > h3",
+        mark="inside",
+        label="requests",
+    ),
+    Help(
+        "viewer-format",
+        "As what Save keeps it: the whole run as a file for this page, for other programs or for any browser, or a "
+        "picture of just what is seen.",
+        select='#kvw-explore [data-role="format"]',
+    ),
+    Help(
+        "viewer-save",
+        "Makes the file that is chosen on the left, and saves it on your computer.",
+        select='#kvw-explore [data-role="save"]',
+    ),
+    Help(
+        "viewer-link",
+        "Copies an address that shows exactly this: run, step, selection and colours.",
+        select='#kvw-explore [data-role="link"]',
+    ),
+    Help(
+        "viewer-close", "Leaves this run and shows the list of recordings.", select='#kvw-explore [data-role="close"]'
+    ),
+    Help(
+        "viewer-speed",
+        "How fast Play goes: at 1× four steps a second.",
+        "Step",
+        '.kvw-viewer select[data-role="speed"]',
+    ),
+    Help(
+        "viewer-step",
+        "The step that is shown. Type a number and press Enter to go there.",
+        "Step",
+        '.kvw-viewer input[data-role="step"]',
+    ),
+    Help(
+        "viewer-color",
+        "What the colours of the pages mean. What each colour stands for is below the map.",
+        "Page map",
+        '.kvw-viewer select[data-role="color"]',
+    ),
+    Help(
+        "viewer-order",
+        "Writes 1, 2, 3, … into the pages that will be given away next: free pages as the free list hands them out, "
+        "or cached ones as they lose their content when no page is free.",
+        "Eviction",
+        '.kvw-viewer select[data-role="order"]',
+    ),
+    Help(
+        "viewer-sequences",
+        "Whose block table is shown. A request with samples or beams has a sequence for each.",
+        "Sequence",
+        '.kvw-viewer select[data-role="sequence"]',
+    ),
+    Help(
+        "viewer-filter",
+        "Which of the step's events are listed. “What is selected” means the page or request that you chose.",
+        "Event",
+        '.kvw-viewer select[data-role="event-filter"]',
+    ),
+    Help(
+        "chart-timeline",
+        "Requests, pages, waste, traffic and speed, step by step. Click to go to a step.",
+        "Step",
+        '.kvw-viewer [data-chart="timeline"]',
+    ),
+    Help(
+        "chart-flow",
+        "How many pages are in each state, step by step, and how many went from one to another so far.",
+        "Page",
+        '.kvw-viewer [data-chart="flow"]',
+    ),
+    Help(
+        "chart-page-life",
+        "Who had the selected page when, and how full it was.",
+        "Page",
+        '.kvw-viewer [data-chart="page_life"]',
+    ),
+    Help(
+        "chart-request-life",
+        "The selected request from its arrival to its end: waiting, running, preempted, and the pages it held.",
+        "Request",
+        '.kvw-viewer [data-chart="request_life"]',
+    ),
+    Help(
+        "chart-sharing",
+        "Which pages the sequences have in common at this step, and where they part.",
+        "Shared page",
+        '.kvw-viewer [data-chart="sharing_tree"]',
+    ),
+    Help(
+        "chart-table",
+        "Shows the numbers of the chart as a table, below it.",
+        select='.kvw-viewer [data-role="chart-table"]',
     ),
 )

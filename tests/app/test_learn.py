@@ -59,6 +59,9 @@ def test_the_course_is_what_lies_in_the_folder(tmp_path: Path) -> None:
     html = learn_html(tmp_path)
     assert "Pages &amp; &lt;blocks&gt; <code>tutorials/01_pages.ipynb</code>" in html
     assert "not part of this version" not in html
+    title = {"cell_type": "markdown", "source": ["# 12. Far & wide"]}
+    (tmp_path / "12_far.ipynb").write_text(json.dumps({"cells": [title]}))
+    assert '<li value="12">Far &amp; wide <code>tutorials/12_far.ipynb</code></li>' in learn_html(tmp_path)
 
 
 @pytest.mark.parametrize(

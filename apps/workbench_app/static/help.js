@@ -95,7 +95,7 @@ window.KVW = window.KVW || {};
   document.addEventListener("click", (event) => {
     const node = holder(event);
     if (node && busy(node)) hide();
-    else if (node && (node.matches("button") || !event.target.closest("button, a, input, summary"))) {
+    else if (node && (node.matches("button") || !event.target.closest("button, a, input, select, summary"))) {
       show(node);
       if (event.detail === 0 && !more.hidden) more.focus();
     } else if (!pop.contains(event.target)) hide();
@@ -111,7 +111,7 @@ window.KVW = window.KVW || {};
         hide();
         event.preventDefault();
         event.stopPropagation();
-      } else if (event.key === "Enter" && holder(event) && !event.target.matches("button, a, summary, input")) {
+      } else if (event.key === "Enter" && holder(event) && !event.target.matches("button, a, summary, input, select")) {
         show(holder(event));
         if (!more.hidden) more.focus();
       }
@@ -126,7 +126,7 @@ window.KVW = window.KVW || {};
     const ids = (node.getAttribute("aria-describedby") || "").split(" ").filter((id) => id && id !== "kvw-help-" + old);
     node.dataset.helpKey = key;
     node.setAttribute("aria-describedby", [...ids, "kvw-help-" + key].join(" "));
-    if (!node.matches("button, a, input, summary")) {
+    if (!node.matches("button, a, input, select, summary")) {
       node.classList.add("kvw-has-help");
       node.tabIndex = 0;
     }
