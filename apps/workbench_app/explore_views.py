@@ -14,15 +14,13 @@ from workbench.views.contiguous import contiguous_view
 from workbench.views.flow import flow_view
 from workbench.views.page_life import page_life_view
 from workbench.views.page_map import page_map_view
+from workbench.views.page_map_modes import COLOR_MODES, ORDERS
 from workbench.views.request_life import request_life_view
 from workbench.views.sharing_tree import sharing_tree_view
 from workbench.views.timeline import timeline_view
 from workbench.views.view import View
 from workbench_app.limits import ExploreError
 from workbench_app.sources import Source
-
-COLORS = ("request", "refs", "fill", "age", "mass", "cause")
-ORDERS = ("free", "eviction")
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,8 @@ def read_asked(source: Source, query: Mapping[str, str]) -> Asked:
         tier=Tier(tier or "device"),
         request=integer(query, "request", 0, 1 << 31),
         sequence=integer(query, "sequence", 0, 1 << 31),
-        color=choice(query, "color", COLORS) or "request",
-        order=choice(query, "order", ORDERS),
+        color=choice(query, "color", COLOR_MODES) or "request",
+        order=choice(query, "order", tuple(ORDERS)),
         dark=choice(query, "dark", ("0", "1")) == "1",
     )
 

@@ -140,13 +140,13 @@ def test_keys_hover_and_words(tab: Tab) -> None:
     page.locator("body").press("ArrowRight")
     tab.wait(f"f.step === {step + 1}")
 
-    for side, words in (("left", "Page 0: request A, its page 0"), ("right", "one region of request A")):
+    for side, words in (("left", "Page 0: request A, its logical page 0"), ("right", "one region of request A")):
         page.locator(f"[data-side={side}] .kvw-plot").hover(position={"x": 20, "y": 8})
         tip = page.locator(f"[data-side={side}] .kvw-tip")
         tip.wait_for(state="visible")
         assert words in tip.inner_text()
         label = page.locator(f"[data-side={side}] .kvw-map").get_attribute("aria-label")
-        assert f"after step {step + 1}" in label
+        assert f"After step {step + 1}: " in label
 
     prompts = page.locator("#kvw-prompts textarea")
     prompts.click()

@@ -241,6 +241,118 @@ def test_what_is_seen_can_be_saved(page: Any, browser: Any, tmp_path: Path) -> N
     context.close()
 
 
+@pytest.mark.parametrize("order", ["eviction", "evict"])  # older links say the other
+def test_the_order_that_is_shown_can_be_saved(app: App, page: Any, order: str) -> None:
+    page.goto(f"{app.url}?tab=explore&recording=prefixes&step=100&order={order}")
+    wait_for_step(page, ITEMS["prefixes"].title, 100)
+    assert page.locator(".kvw-viewer [data-role=order]").input_value() == "eviction"
+    page.locator(".kvw-panel-charts").scroll_into_view_if_needed()
+    page.wait_for_selector("[data-chart=timeline][aria-selected=true]")
+    texts = {}
+    for name in ("map-svg", "chart-svg"):
+        page.select_option("[data-role=format]", name)
+        with page.expect_download(timeout=60_000) as download:
+            page.click("#kvw-explore [data-role=save]")
+        texts[name] = {node.text for node in ElementTree.parse(download.value.path()).iter() if node.text}
+    evicted = page.evaluate("KVW.viewer.frame.map.eviction")
+    assert {str(place + 1) for place in range(len(evicted))} <= texts["map-svg"]
+    page.click("[data-role=close]")
+
+
+def test_the_chosen_chart_stands_out_and_only_step_axes_have_a_cursor(page: Any) -> None:
+    title = open_bundled(page, "preemption-swap")
+    page.evaluate("KVW.viewer.go(42)")
+    wait_for_step(page, title, 42)
+    page.locator(".kvw-panel-charts").scroll_into_view_if_needed()
+    page.click("[data-chart=flow]")
+    page.wait_for_function("document.querySelector('.kvw-chart')?.layout?.uirevision === 'flow'")
+    looks = page.evaluate(
+        """() => Object.fromEntries([...document.querySelectorAll('.kvw-tabs [role=tab]')].map((tab) => {
+          const { fontWeight, borderTopWidth, borderTopColor } = getComputedStyle(tab);
+          return [tab.dataset.chart, [fontWeight, borderTopWidth, borderTopColor].join()];
+        }))"""
+    )
+    chosen = looks.pop("flow")
+    assert len(set(looks.values())) == 1
+    assert chosen.split(",")[:2] == ["650", "2px"]
+    assert chosen not in looks.values()
+
+    def box(selector: str) -> dict[str, float]:
+        found: dict[str, float] = page.locator(selector).first.bounding_box()
+        return found
+
+    page.locator(".kvw-chart .barlayer .point").last.scroll_into_view_if_needed()
+    line = page.locator(".kvw-cursor").bounding_box()
+    bars = box(".kvw-chart .barlayer .point")
+    assert line["height"] > 100
+    assert line["y"] + line["height"] < bars["y"]
+    page.mouse.click(bars["x"] + bars["width"] - 6, bars["y"] + bars["height"] / 2)  # a bar of 55 pages
+    page.wait_for_timeout(300)
+    assert page.evaluate("KVW.viewer.state.step") == 42
+    step, x, y = page.evaluate(
+        """() => {
+          const plot = document.querySelector(".kvw-chart"), { xaxis, yaxis } = plot._fullLayout;
+          const box = plot.getBoundingClientRect(), point = plot.calcdata[0].find(({ x }) => x > 60);
+          return [point.x, box.x + xaxis._offset + xaxis.l2p(point.x), box.y + yaxis._offset + yaxis.l2p(point.y)];
+        }"""
+    )
+    page.mouse.move(x, y + 3)
+    page.wait_for_timeout(300)
+    page.mouse.click(x, y + 3)
+    wait_for_step(page, title, step)
+
+
+@pytest.mark.parametrize("recording", ["beams"], indirect=True)
+def test_jumps_count_steps_and_a_dropped_beam_is_no_finish(page: Any, recording: Recording) -> None:
+    title = open_bundled(page, "beams")
+    page.evaluate("KVW.viewer.go(20)")
+    wait_for_step(page, title, 20)
+    jumps = JumpIndex(recording)
+    shown = [" ".join(text.split()) for text in page.locator(".kvw-viewer .kvw-jump").all_inner_texts()]
+    names = {"Copy-on-write": "copy", "Finish": "finish"}
+    counts = {name: len(jumps.steps(kind)) for name, kind in names.items()}
+    assert shown == [f"‹ {name} {n} step{'' if n == 1 else 's'} ›" for name, n in counts.items()]
+    caption = page.inner_text("[data-role=caption]")
+    assert 20 not in jumps.steps("finish")
+    assert "dropped beam" in caption
+    assert "finish" not in caption
+    assert caption.count("tep 20") == 1
+    compare = page.evaluate(
+        """() => {
+          const { transport } = KVW.stage;
+          transport.draw({ ...KVW.frame, jumps: { copy: [3, 7], finish: [9] } });
+          const shown = [...transport.jumps.values()].filter(({ group }) => !group.hidden);
+          return shown.map(({ label }) => label.textContent);
+        }"""
+    )
+    assert compare == ["copy (2 steps)", "finish (1 step)"]
+
+
+def test_a_page_has_one_number_in_all_words_and_controls_have_help(page: Any) -> None:
+    title = open_bundled(page, "preemption-swap")
+    page.evaluate("KVW.viewer.setState({step: 42, page: 8})")
+    wait_for_step(page, title, 42)
+    page.locator("[data-role=page-life] tbody tr").first.wait_for()
+    panel = page.inner_text(".kvw-panel-page")
+    assert panel.count("its logical page 2") == 3  # where it is, who has it, how it came there
+    assert "3rd page" not in panel
+    page.locator(".kvw-panel-charts").scroll_into_view_if_needed()
+    page.wait_for_timeout(1200)  # help is attached once a second
+    without = page.evaluate(
+        """() => [...document.querySelectorAll(
+          ".kvw-explore-bar :is(select, button), .kvw-viewer :is(select, input[type=number], [role=tab])"
+        )].filter((node) => KVW.visible(node) && !node.dataset.helpKey).map((node) => node.outerHTML.slice(0, 90))"""
+    )
+    assert without == []
+    headings = page.locator(".kvw-viewer .kvw-panel > h3")
+    assert headings.count() == 6
+    assert page.locator(".kvw-viewer .kvw-panel > h3 .kvw-help-mark").count() == 6
+    order = page.locator(".kvw-viewer [data-role=color]")
+    order.hover()
+    page.locator("#kvw-help-pop", has_text="What the colours of the pages mean").wait_for()
+    page.keyboard.press("Escape")
+
+
 def test_a_live_run_is_followed_and_keys_reach_the_tab_that_is_shown(app: App, tab: Tab) -> None:
     page = tab.page
     page.get_by_label("Speed (steps per second)").first.fill("8")

@@ -11,8 +11,10 @@ import plotly.graph_objects as go
 import pytest
 
 import workbench.views
+from tests.events import scenario
 from tests.views import scenes
-from workbench.events import Cause, PageMap
+from workbench.events import Cause, EventBus, PageMap
+from workbench.events.jumps import KINDS, kinds_of
 from workbench.events.types import PageMassSampled, PrefixHit, RequestQueued, Tier
 from workbench.views import (
     blocked_words,
@@ -25,7 +27,10 @@ from workbench.views import (
     waste_figure,
     waste_words,
 )
+from workbench.views.frames import explore_frame
 from workbench.views.grid import Use, grid_columns, is_starved, spans
+from workbench.views.page_map import page_map_view
+from workbench.views.page_map_modes import COLOR_MODES, color_mode
 from workbench.views.palette import DARK, LIGHT, REQUEST_COLORS, luminance, mix, text_color
 from workbench.views.payload import CACHED_PAGE, CAUSES, FREE_PAGE, MAX_SAMPLES, map_constants
 from workbench.views.words import CAUSE_WORDS, percent, token_share
@@ -201,11 +206,41 @@ def test_payload_tells_orders_and_attention() -> None:
     payload = map_payload(bus.page_map, orders=True)
     assert payload["mass"] == [-1, -1, -1, 750, -1, 125, -1, -1]
     assert payload["free"] == [0, 1, 2, 4, 6, 7]
-    assert payload["evict"] is None  # the run names no policy
+    assert payload["eviction"] is None  # the run names no policy
     constants = map_constants()
     assert len(constants["causes"]) == len(constants["family_of"]) == len(CAUSES)
     name, letter, _ = constants["families"][constants["family_of"][CAUSES.index(Cause.ADMISSION)]]
     assert (name, letter) == ("prompt", "P")
+    for order, _ in constants["orders"]:  # what the page asks for under a name is there, and a figure can show it
+        assert order in payload
+        assert page_map_view(bus.page_map, order=order).figure.data
+
+
+def test_the_page_gets_the_classes_of_the_figures() -> None:
+    modes = map_constants()["modes"]
+    assert tuple(modes) == COLOR_MODES
+    for name, told in modes.items():
+        for dark in (False, True):
+            mode = color_mode(name, scenes.paged(), dark)
+            assert bool(told["of_idle"]) == mode.of_idle
+            if "edges" not in told:
+                continue
+            assert told["names"] == mode.names
+            assert told["colors"]["dark" if dark else "light"] == mode.colors
+            for place, edge in enumerate(told["edges"], 1):
+                assert mode.classes(np.array([edge - 1e-9, edge])).tolist() == [place - 1, place]
+
+
+def test_what_a_frame_calls_an_event_is_what_jumps_lead_to() -> None:
+    kinds: set[str] = set()
+    bus = EventBus()
+    for batch in scenario.play(bus):
+        frame = explore_frame(bus.page_map, batch.events)
+        shown = [kind for kind, *_ in frame["events"]]
+        jumped = [kind for event in batch.events for kind in kinds_of(event) if kind != "oom"]
+        assert sorted(kind for kind in shown if kind in KINDS) == sorted(jumped), batch.step
+        kinds |= set(shown)
+    assert {"finish", "complete", "dropped", "chosen", "copy", "swap", "preemption", "eviction"} <= kinds
 
 
 def test_payload_tells_every_region() -> None:
@@ -245,7 +280,9 @@ def test_words_name_the_numbers(scene: PageMap) -> None:
     assert f"{waste.token_states:,} (" in words
     assert "A 6 tokens in" in words
     assert "C waits" in words
-    assert words.startswith("Paged" if scene.is_paged else "Contiguous")
+    kind = "paged" if scene.is_paged else "contiguous"
+    assert words.startswith(f"After step {scene.step}: {kind} memory, ")
+    assert words.count("tep ") == 1
 
 
 def test_words_say_why_the_head_waits() -> None:

@@ -35,8 +35,8 @@ _KINDS: dict[type, str] = {
     ev.RequestResumed: "resumed",
     ev.PreemptionSettled: "resumed",
     ev.SequenceForked: "fork",
-    ev.SequenceFinished: "finish",
-    ev.OutputsChosen: "finish",
+    ev.SequenceFinished: "complete",
+    ev.OutputsChosen: "chosen",
     ev.RequestFinished: "finish",
     ev.RequestRejected: "rejected",
     ev.TokenGenerated: "token",
@@ -66,7 +66,8 @@ def explore_frame(page_map: PageMap, events: Iterable[AnyEvent], sequence: int |
     - ``requests``: rows of `request_rows`; ``prompts``: their beginnings, by request;
     - ``sequences``: by sequence ``{"request", "tokens", "texts", "tables"}``; a table per layer group:
       ``[device pages, [[logical index, host page], ...]]``; ``texts`` has the text of each stored token;
-    - ``events``: rows ``[kind, words, pages, host pages, requests, sequences]``;
+    - ``events``: rows ``[kind, words, pages, host pages, requests, sequences]``; a kind that `JumpIndex` knows, too, is
+      of just the same events: a request's end is "finish", a sequence's "complete", a beam's that lost "dropped";
     - ``changed``, ``host_changed``: pages that events of the step name; ``copies``: rows ``[source, destination,
       sequence, logical index, tokens]`` of copy-on-write;
     - ``omitted``: how many rows, sequences and events were left out to keep the frame small.
@@ -142,7 +143,9 @@ def _event_row(event: AnyEvent, state: PageMap) -> tuple[list[Any], list[int] | 
     request = getattr(event, "request", None)
     if request is None and sequences:
         request = state.request_of(sequences[0])
-    row = [_KINDS[type(event)], event_words(event, state), pages, host, [] if request is None else [request], sequences]
+    is_dropped = isinstance(event, ev.SequenceFinished) and event.reason is None
+    kind = "dropped" if is_dropped else _KINDS[type(event)]
+    row = [kind, event_words(event, state), pages, host, [] if request is None else [request], sequences]
     if isinstance(event, ev.BlockCopied):
         return row, [event.source, event.destination, event.sequence, event.logical_index, event.filled]
     return row, None

@@ -16,13 +16,11 @@ from workbench.views.grid import is_starved
 from workbench.views.page_map_cells import Level, cells_of, choose_level, paint_of
 from workbench.views.page_map_columns import Columns, tier_columns
 from workbench.views.page_map_draw import Placed
-from workbench.views.page_map_modes import color_mode
+from workbench.views.page_map_modes import ORDERS, color_mode
 from workbench.views.page_map_words import map_caption, map_table
 from workbench.views.palette import DARK, LIGHT
 from workbench.views.view import View
 from workbench.views.words import host_words, plural
-
-ORDERS = ("free", "eviction")
 
 
 def page_map_view(
@@ -45,7 +43,7 @@ def page_map_view(
 
     Args:
         color_by: "request", "refs" (sequences that use the page), "fill", "age" (steps since it was taken, moved or
-            given back), "mass" (attention) or "cause" (of the last change).
+            given back), "mass" (attention) or "cause" (why it was).
         order: "free": numbers say in which order free device pages will be handed out; "eviction": in which order
             cached ones will give way.
         tier: only this one; None: both.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,24 @@ from workbench.events import PageMap
 from workbench.views.page_map_columns import Columns
 from workbench.views.palette import CAUSE_FAMILIES, REQUEST_COLORS, SEQUENTIAL, request_label
 
-COLOR_MODES = ("request", "refs", "fill", "age", "mass", "cause")
+#: Mode to what the colours stand for, as it is called in a menu.
+MODE_NAMES = {
+    "request": "request",
+    "refs": "sequences that use it",
+    "fill": "slots filled",
+    "age": "steps since taken, moved or given back",
+    "mass": "attention it got",
+    "cause": "why taken, moved or given back last",
+}
+COLOR_MODES = tuple(MODE_NAMES)
+
+#: Orders that numbers in pages can show, as they are called in a menu.
+ORDERS = {
+    "free": "free ones, next handed out first",
+    "eviction": "cached ones, next to give way first",
+}
+#: In the legend of modes in which free and cached pages have colours, too.
+IDLE_WORDS = "paler: free, or kept for reuse"
 
 
 @dataclass(frozen=True)
@@ -72,6 +90,24 @@ def color_mode(name: str, page_map: PageMap, dark: bool = False) -> Mode:
     raise ValueError(f"color_by={name!r}: must be one of {', '.join(COLOR_MODES)}")
 
 
+def mode_constants() -> dict[str, dict[str, Any]]:
+    """Per mode what a browser needs to show the same classes: its ``name`` in a menu, what a page in use without a
+    number is called (``unknown``), and whether free and cached pages have numbers, too, in paler colours
+    (``of_idle``: what the legend says of that, else empty). Of scales, also the ``edges`` between classes (a number
+    belongs to as many as are not above it), their ``names``, and their ``colors`` in a light and in a dark theme.
+    """
+    scales = {scale.name: scale for scale in (_REFS, _FILL, _AGE, _MASS)}
+    result: dict[str, dict[str, Any]] = {}
+    for name in COLOR_MODES:
+        scale = scales.get(name)
+        of_idle = scale.of_idle if scale is not None else name == "cause"
+        result[name] = {"name": MODE_NAMES[name], "of_idle": IDLE_WORDS if of_idle else ""}
+        if scale is not None:
+            result[name] |= {"edges": scale.edges, "names": scale.names, "unknown": scale.unknown}
+            result[name]["colors"] = {"light": _shades(scale, False), "dark": _shades(scale, True)}
+    return result
+
+
 def _changed(columns: Columns) -> np.ndarray:
     """Pages to which anything has ever happened."""
     return columns.in_use | (columns.state > 0) | (columns.family >= 0) | (columns.since > 0)
@@ -94,10 +130,10 @@ def _short(number: float) -> str:
 
 
 def _percent(share: float) -> str:
-    """Whole percents, but neither nothing nor everything by rounding."""
+    """Whole percents, but neither nothing nor everything by rounding. Halves go up, as in a browser."""
     if 0 < share < 0.01:
         return "<1%"
-    return f"{min(99, round(100 * share)) if share < 1 else 100}%"
+    return f"{min(99, int(100 * share + 0.5)) if share < 1 else 100}%"
 
 
 _REFS = _Scale(
@@ -139,15 +175,20 @@ _MASS = _Scale(
 )
 
 
-def _scale(scale: _Scale, numbers: Callable[[Columns], np.ndarray], dark: bool) -> Mode:
+def _shades(scale: _Scale, dark: bool) -> tuple[str, ...]:
+    """A colour per class, from little to much."""
     shades = SEQUENTIAL[1:] if dark else SEQUENTIAL  # the darkest would not stand out from a dark page
     places = np.linspace(0, len(shades) - 1, len(scale.names)).round().astype(int)
+    return tuple(shades[place] for place in places)
+
+
+def _scale(scale: _Scale, numbers: Callable[[Columns], np.ndarray], dark: bool) -> Mode:
     edges = np.array(scale.edges)
     return Mode(
         scale.name,
         scale.title,
         scale.unknown,
-        tuple(shades[place] for place in places),
+        _shades(scale, dark),
         scale.names,
         numbers,
         lambda values: np.searchsorted(edges, values, side="right"),
@@ -176,7 +217,7 @@ def _requests() -> Mode:
 def _causes() -> Mode:
     return Mode(
         "cause",
-        "What changed the page last",
+        "Why the page was taken, moved or given back last",
         "cause not known",
         tuple(color for _, _, color, _ in CAUSE_FAMILIES),
         tuple(f"{letter} {name}" for name, letter, _, _ in CAUSE_FAMILIES),

@@ -26,7 +26,7 @@ _MODE_WORDS = {
     "fill": "Colours and numbers say how much of a page is filled.",
     "age": "Colours and numbers say how many steps ago a page was taken, moved or given back.",
     "mass": "Colours and numbers say how much of the newest token's attention a page got, where that was measured.",
-    "cause": "Colours and letters say what changed a page last.",
+    "cause": "Colours and letters say why a page was taken, moved or given back last.",
 }
 
 
@@ -97,7 +97,7 @@ def map_table(
 ) -> Table:
     """A row per page, or per run of neighbours that are alike in state, request and number of sequences."""
     names = ["Tier", "First page", "Last page", "State", "Request", "Sequences", "Slots filled"]
-    names += ["Last change (step)", "Why"]
+    names += ["Taken, moved or given back (step)", "Why"]
     has_mass = any(not bool(np.isnan(tier.mass).all()) for tier in tiers)
     if has_mass:
         names.append("Attention")

@@ -8,6 +8,7 @@ from workbench.events import PageMap, RequestStatus
 from workbench.events.holdings import Holding, holdings, requests_of_pages
 from workbench.events.state import Page, RequestState
 from workbench.views.grid import grid_columns, is_starved
+from workbench.views.page_map_modes import ORDERS, mode_constants
 from workbench.views.palette import CAUSE_FAMILIES
 from workbench.views.words import CAUSE_WORDS, map_words
 
@@ -37,15 +38,18 @@ MAX_ORDER = 100
 
 
 def map_constants() -> dict[str, Any]:
-    """What the browser must know once to read payloads: causes in words, and their families.
+    """What the browser must know once to read payloads and to say the same of them as the figures made here.
 
-    ``families`` are ``[name, letter, colour]``; ``family_of`` has one position in it per cause, -1 for none.
+    ``causes`` in words; ``families`` are ``[name, letter, colour]``; ``family_of`` has one position in it per cause,
+    -1 for none. ``modes``: see `mode_constants`. ``orders``: rows ``[name, words]``, in the payload under that name.
     """
     family_of = {cause: index for index, family in enumerate(CAUSE_FAMILIES) for cause in family[3]}
     return {
         "causes": [CAUSE_WORDS[cause] for cause in CAUSES],
         "families": [[name, letter, color] for name, letter, color, _ in CAUSE_FAMILIES],
         "family_of": [family_of.get(cause, -1) for cause in CAUSES],  # type: ignore[call-overload]
+        "modes": mode_constants(),
+        "orders": [list(row) for row in ORDERS.items()],
     }
 
 
@@ -61,8 +65,9 @@ def map_payload(page_map: PageMap, orders: bool = False) -> dict[str, Any]:
     paid to it, and -1 where that is not known. Where a model has several layer groups, ``group`` has each page's.
 
     Args:
-        orders: add ``free``, the free pages in the order in which they are handed out, and ``evict``, the cached ones
-            in the order in which they go; None where that is not known (at most `MAX_ORDER` of each).
+        orders: add those of `ORDERS`: ``free``, the free pages in the order in which they are handed out, and
+            ``eviction``, the cached ones in the order in which they go; None where that is not known (at most
+            `MAX_ORDER` of each).
     """
     run = page_map.run
     if run is None:
@@ -87,7 +92,7 @@ def map_payload(page_map: PageMap, orders: bool = False) -> dict[str, Any]:
             payload["host"] |= _page_arrays(page_map, page_map.host_pages, host)
         _put_masses(page_map, payload)
         if orders:
-            for name, order in (("free", page_map.free_list()), ("evict", page_map.eviction_order())):
+            for name, order in (("free", page_map.free_list()), ("eviction", page_map.eviction_order())):
                 payload[name] = None if order is None else order[:MAX_ORDER]
     else:
         payload["regions"] = [

@@ -103,9 +103,9 @@ def map_words(page_map: PageMap) -> str:
     if page_map.run is None:
         return "No run yet."
     waste = page_map.waste()
-    kind = "Paged" if page_map.is_paged else "Contiguous"
+    kind = "paged" if page_map.is_paged else "contiguous"
     pool = f"{plural(page_map.run.num_blocks, 'page')} of {plural(page_map.block_size, 'slot')}"
-    sentences = [f"{kind} memory, {pool}, after step {page_map.step}.", waste_words(waste)]
+    sentences = [f"After step {page_map.step}: {kind} memory, {pool}.", waste_words(waste)]
     held = holdings(page_map)
     named = [_holding(page_map, request, held.get(request)) for request in page_map.running[:_NAMED]]
     if named:

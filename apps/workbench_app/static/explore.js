@@ -5,6 +5,8 @@
   const LIVE_MS = 1000;
   /** Names in the address that differ: Gradio takes "page" for a page of the app. */
   const IN_LINK = { page: "selected_page" };
+  /** What older links say. */
+  const OLD_NAMES = { evict: "eviction" };
   const inLink = (name) => IN_LINK[name] || name;
 
   class Explore {
@@ -69,7 +71,7 @@
         const text = query.get(inLink(name));
         if (text === null) continue;
         if (name === "host") state.host = text === "1";
-        else if (name === "color" || name === "order") state[name] = text;
+        else if (name === "color" || name === "order") state[name] = OLD_NAMES[text] || text;
         else if (/^\d{1,9}$/.test(text)) state[name] = Number(text);
       }
       if (query.get("recording")) return this.openBundled(query.get("recording"), state);

@@ -53,9 +53,10 @@
     if (what === "chart" && !chart) throw new Error("No chart is shown yet: scroll to “The whole run”.");
     const name = what === "map" ? "page_map" : chart.dataset.chart;
     tell("Drawing the picture …", null);
-    const params = { step: state.step, color: state.color, order: state.order, dark: KVW.isDark() };
-    if (state.page >= 0) Object.assign(params, { page: state.page, tier: state.host ? "host" : "device" });
-    if (state.request >= 0) params.request = state.request;
+    const params = { step: state.step, dark: KVW.isDark() };
+    if (what === "map") Object.assign(params, { color: state.color, order: state.order });
+    else if (state.page >= 0) Object.assign(params, { page: state.page, tier: state.host ? "host" : "device" });
+    if (what === "chart" && state.request >= 0) params.request = state.request;
     const view = await source.view(name, params);
     const theme = KVW.isDark() ? "#12151C" : "#FFFFFF";
     const layout = { ...view.layout, paper_bgcolor: theme };

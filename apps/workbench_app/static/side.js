@@ -51,7 +51,6 @@
       const own = this.map.mode === "request";
       KVW.setText(role(this.root, "detail"), (own ? "Letter: request. Hatched: reserved, empty. " : "") + "Point or tap for more.");
       const rows = own ? [] : map.kind === "paged" ? mode.legend() : [["", "A region has no pages: its colour is always the request's."]];
-      if (this.map.mode === "cause" && map.kind === "paged") rows.push(["", "pale: free again"]);
       list.replaceChildren(...rows.map(([color, words]) => {
         const item = KVW.make("li");
         if (color) item.appendChild(KVW.make("span", "kvw-swatch")).style.backgroundColor = color;

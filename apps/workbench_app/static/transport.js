@@ -80,7 +80,7 @@
         if (!steps.length) continue;
         before.disabled = !(steps[0] < frame.step);
         after.disabled = !(steps[steps.length - 1] > frame.step);
-        KVW.setText(label, name + " (" + steps.length + ")");
+        KVW.setText(label, name + " (" + KVW.plural(steps.length, "step") + ")");
       }
       this.nothing.hidden = Object.values(frame.jumps || {}).some((steps) => steps.length);
     }

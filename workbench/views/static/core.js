@@ -41,16 +41,9 @@ window.KVW = window.KVW || {};
     return colors.flatMap((color, i) => [[i / colors.length, color], [(i + 1) / colors.length, color]]);
   };
 
-  /** From little to much, as in palette.py. */
-  KVW.sequential = ["#00224E", "#123570", "#3B496C", "#575D6D", "#707173", "#8A8678", "#A59C74", "#C3B369", "#E1CC55", "#FEE838"];
-  KVW.causes = KVW.causes || [];
-  KVW.families = KVW.families || [];
-  KVW.familyOf = KVW.familyOf || [];
-  /** Takes over what `map_constants` in payload.py gives: causes in words and their families. */
-  KVW.setConstants = function (constants) {
-    KVW.causes = constants.causes;
-    KVW.families = constants.families;
-    KVW.familyOf = constants.family_of;
+  /** Takes over what `map_constants` in payload.py gives: causes in words, their families, colour modes and orders. */
+  KVW.setConstants = function ({ causes, families, family_of: familyOf, modes, orders }) {
+    Object.assign(KVW, { causes, families, familyOf, modes, orders });
   };
 
   const inWords = new Intl.NumberFormat("en-US"); // one for all: making it takes longer than using it

@@ -1,75 +1,72 @@
-/* What a page's colour can say: whose it is, how many use it, how full it is, how long ago it changed, how much
-   attention it gets, why it changed last. Each mode has a list of colours, a code (position in it) per page, and a
+/* What a page's colour can say: whose it is, how many use it, how full it is, how long ago it was taken, moved or given
+   back, and why, how much attention it gets. Each mode has a list of colours, a code (position in it) per page, and a
    short text for the cell, so that colour is never the only cue. */
 (function (KVW) {
   "use strict";
   const FREE = -1;
   const CACHED = -2; // owner of a page that nobody uses, but that is kept for its content
-  const SCALE = 10;
-  const seq = (share) => Math.min(SCALE - 1, Math.max(0, Math.floor(share * SCALE)));
-  const log2 = (n) => Math.min(SCALE - 1, Math.floor(Math.log2(n + 1)));
 
-  /** Codes 0 to 9 are the scale; then free, kept for reuse, and "not known". */
-  const scaled = (code, text, legend) => ({
-    colors: () => [...KVW.sequential, KVW.theme().free, KVW.theme().cached, KVW.theme().rounding],
-    code: (p, i) => (p.owner[i] === FREE ? SCALE : p.owner[i] === CACHED ? SCALE + 1 : code(p, i)),
-    text: (p, i) => (p.owner[i] < 0 ? "" : text(p, i)),
-    legend,
-  });
+  /** Names, classes and their colours come from `mode_constants` in page_map_modes.py, as for the figures made there. */
+  const told = (name) => KVW.modes[name];
+  const percent = (share) => (share > 0 && share < 0.01 ? "<1" : share < 1 ? Math.min(99, Math.round(100 * share)) : 100) + "%";
+  const family = (p, i) => KVW.familyOf[p.cause[i]] ?? -1;
+  const everChanged = (p, i) => p.owner[i] !== FREE || family(p, i) >= 0 || p.since[i] > 0;
+  const tinted = (colors) => colors.map((color) => KVW.mix(color, KVW.theme().free, KVW.TINT));
+  const legendOf = (name, rows) => [...rows, ...(told(name).of_idle ? [["", told(name).of_idle]] : [])];
+
+  /** A scale of classes. Codes: full colours, tinted ones, free, kept for reuse, not known.
+      `number(p, i)` of a page; undefined where it has none. */
+  const scale = (name, number, words, unknown = "") => {
+    const colors = () => told(name).colors[KVW.isDark() ? "dark" : "light"];
+    const numberOf = (p, i) => (p.owner[i] >= 0 || told(name).of_idle ? number(p, i) : undefined);
+    return {
+      get name() {
+        return told(name).name;
+      },
+      colors: () => [...colors(), ...tinted(colors()), KVW.theme().free, KVW.theme().cached, KVW.theme().rounding],
+      code(p, i) {
+        const [value, count] = [numberOf(p, i), told(name).names.length];
+        if (value === undefined) return 2 * count + (p.owner[i] === FREE ? 0 : p.owner[i] === CACHED ? 1 : 2);
+        const place = told(name).edges.filter((edge) => edge <= value).length;
+        return p.owner[i] >= 0 && p.filled[i] ? place : count + place;
+      },
+      text(p, i) {
+        const value = numberOf(p, i);
+        return value === undefined ? (p.owner[i] >= 0 ? unknown : "") : words(value);
+      },
+      legend: () => legendOf(name, [...told(name).names.map((words, i) => [colors()[i], words]), ...(unknown ? [[KVW.theme().rounding, unknown + " " + told(name).unknown]] : [])]),
+    };
+  };
 
   const MODES = {
     request: {
-      name: "request",
+      get name() {
+        return told("request").name;
+      },
       colors: () => KVW.codeColors(),
       code: (p, i) => (p.owner[i] >= 0 ? p.owner[i] % KVW.count : 2 * KVW.count + (p.owner[i] === CACHED ? 2 : 1)),
       text: (p, i, shared) => (p.owner[i] < 0 ? "" : KVW.label(p.owner[i]) + (shared ? "×" + shared.refs : "")),
       legend: () => [],
     },
-    refs: {
-      name: "sequences that use it",
-      ...scaled(
-        (p, i, refs) => [1, 4, 6, 8, 9][Math.min(5, p.refs(i)) - 1],
-        (p, i) => String(p.refs(i)),
-        () => [[1, "1"], [4, "2"], [6, "3"], [8, "4"], [9, "5 or more"]].map(([c, words]) => [KVW.sequential[c], words]),
-      ),
-    },
-    fill: {
-      name: "fill",
-      ...scaled(
-        (p, i) => seq(p.filled[i] / p.block_size),
-        (p, i) => Math.round((100 * p.filled[i]) / p.block_size) + "%",
-        () => [[0, "empty"], [5, "half full"], [9, "full"]].map(([c, words]) => [KVW.sequential[c], words]),
-      ),
-    },
-    age: {
-      name: "steps since the last change",
-      ...scaled(
-        (p, i) => SCALE - 1 - log2(Math.max(0, p.step - p.since[i])),
-        (p, i) => String(Math.max(0, p.step - p.since[i])),
-        () => [[0, "this step"], [3, "7 steps ago"], [6, "63"], [9, "511 or more"]].map(([c, words]) => [KVW.sequential[SCALE - 1 - c], words]),
-      ),
-    },
-    mass: {
-      name: "attention it got",
-      ...scaled(
-        (p, i) => (!p.mass || p.mass[i] < 0 ? SCALE + 2 : seq(Math.sqrt(p.mass[i] / 1000))),
-        (p, i) => (!p.mass || p.mass[i] < 0 ? "?" : Math.round(p.mass[i] / 10) + "%"),
-        () => [[0, "0 %"], [3, "9 %"], [5, "25 %"], [9, "81 % or more"]].map(([c, words]) => [KVW.sequential[c], words]).concat([[KVW.theme().rounding, "? not sampled"]]),
-      ),
-    },
+    refs: scale("refs", (p, i) => p.refs(i), KVW.number),
+    fill: scale("fill", (p, i) => p.filled[i] / p.block_size, percent),
+    age: scale("age", (p, i) => (everChanged(p, i) ? Math.max(0, p.step - p.since[i]) : undefined), KVW.number),
+    mass: scale("mass", (p, i) => (!p.mass || p.mass[i] < 0 ? undefined : p.mass[i] / 1000), percent, "?"),
     cause: {
-      name: "cause of its last change",
+      get name() {
+        return told("cause").name;
+      },
       colors: () => {
-        const own = KVW.families.map((family) => family[2]);
-        return [...own, ...own.map((c) => KVW.mix(c, KVW.theme().free, KVW.TINT)), KVW.theme().free, KVW.theme().rounding];
+        const own = KVW.families.map((row) => row[2]);
+        return [...own, ...tinted(own), KVW.theme().free, KVW.theme().cached, KVW.theme().rounding];
       },
       code: (p, i) => {
-        const [family, count] = [KVW.familyOf[p.cause[i]] ?? -1, KVW.families.length];
-        if (family < 0) return p.owner[i] < 0 ? 2 * count : 2 * count + 1;
-        return p.owner[i] < 0 ? count + family : family;
+        const [place, count] = [family(p, i), KVW.families.length];
+        if (place < 0) return 2 * count + (p.owner[i] === FREE ? 0 : p.owner[i] === CACHED ? 1 : 2);
+        return p.owner[i] >= 0 && p.filled[i] ? place : count + place;
       },
-      text: (p, i) => (KVW.families[KVW.familyOf[p.cause[i]]] || ["", ""])[1],
-      legend: () => KVW.families.map(([name, letter, color]) => [color, letter + " " + name]),
+      text: (p, i) => (KVW.families[family(p, i)] || ["", ""])[1],
+      legend: () => legendOf("cause", KVW.families.map(([name, letter, color]) => [color, letter + " " + name])),
     },
   };
 

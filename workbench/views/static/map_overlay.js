@@ -194,7 +194,7 @@
       }
     }
 
-    /** A corner of each page that changed in this step. */
+    /** A corner of each page to which something happened in this step. */
     corners(p, blocks) {
       const side = clamp(Math.min(this.g.cellWidth, this.g.sy) * 0.4, 2, 9);
       this.draw.fillStyle = KVW.theme().text;

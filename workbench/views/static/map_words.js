@@ -36,12 +36,12 @@
       return at < 0 ? "" : words + (at ? " after " + KVW.plural(at, "other") + "." : " first.");
     };
     if (p.owner[block] === KVW.CACHED_PAGE)
-      return [name + ": nobody uses it" + since + ", kept for reuse (cached).", "Why nobody: " + why + ".", place(p.evict, "Gives way")].filter(Boolean);
+      return [name + ": nobody uses it" + since + ", kept for reuse (cached).", "Why nobody: " + why + ".", place(p.eviction, "Gives way")].filter(Boolean);
     if (p.owner[block] < 0) return [name + ": free" + since + ".", since ? "Why: " + why + "." : "Never used.", place(p.free, "Handed out")].filter(Boolean);
     const first = p.logical[block] * p.block_size;
     const others = shared && shared.requests.length > 1 ? " of requests " + shared.requests.map(KVW.label).join(", ") : "";
     return [
-      name + ": request " + KVW.label(p.owner[block]) + ", its page " + p.logical[block] + " (tokens " + first + " to " + (first + p.block_size - 1) + ").",
+      name + ": request " + KVW.label(p.owner[block]) + ", its logical page " + p.logical[block] + " (tokens " + first + " to " + (first + p.block_size - 1) + ").",
       "Filled " + p.filled[block] + "/" + p.block_size + ".",
       shared ? "Shared by " + shared.refs + " sequences" + others + "." : "",
       p.group ? "Layer group " + p.group[block] + "." : "",

@@ -85,7 +85,7 @@
       const z = [];
       const [left, right, stride, total] = bySlot ? [w.c0 * p.block_size, w.c1 * p.block_size, perRow, codes.length] : [w.c0, w.c1, p.columns, p.blocks];
       if (tile > 1) {
-        const free = p.kind === "paged" ? mode.code({ owner: [KVW.FREE_PAGE], cause: [-1] }, 0) : KVW.slotCode("free");
+        const free = p.kind === "paged" ? mode.code({ owner: [KVW.FREE_PAGE], cause: [-1], since: [0] }, 0) : KVW.slotCode("free");
         for (let r = w.r0; r < w.r1; r += tile) {
           const row = [];
           for (let c = w.c0; c < w.c1; c += tile)

@@ -16,14 +16,14 @@
   const EMPTY = { step: 0, page: -1, host: false, request: -1, sequence: -1, color: "request", order: "" };
 
   /** Kinds of events that the caption speaks of, and how. */
-  const TOLD = new Map([["queued", "arrival"], ["admitted", "admission"], ["preemption", "preemption"], ["resumed", "resumption"], ["finish", "finish"], ["rejected", "rejection"], ["fork", "fork"], ["copy", "copy-on-write"], ["shared", "page shared"], ["hit", "prefix hit"], ["cached", "page kept for reuse"], ["eviction", "eviction"], ["swap", "swap"]]);
+  const TOLD = new Map([["queued", "arrival"], ["admitted", "admission"], ["preemption", "preemption"], ["resumed", "resumption"], ["finish", "finish"], ["complete", "complete sequence"], ["dropped", "dropped beam"], ["rejected", "rejection"], ["fork", "fork"], ["copy", "copy-on-write"], ["shared", "page shared"], ["hit", "prefix hit"], ["cached", "page kept for reuse"], ["eviction", "eviction"], ["swap", "swap"]]);
 
   class Viewer {
     constructor(root, source, options) {
       Object.assign(this, { root, source, options, frames: new Map(), state: { ...EMPTY }, following: false });
       this.meta = source.meta();
       if (this.meta.constants) KVW.setConstants(this.meta.constants);
-      root.classList.add("kvw", "kvw-viewer");
+      root.classList.add("kvw-viewer"); // its looks are its own: not "kvw", which is the stage of the app
       this.caption = h("p", { class: "kvw-caption", role: "status", "aria-live": "polite", "data-role": "caption" });
       const transport = h("section", { class: "kvw-panel kvw-viewer-transport", "aria-label": "Time" });
       const panels = { map: ["Pages", KVW.MapPanel], page: ["Selected page", KVW.PagePanel], sequence: ["Block table", KVW.SequencePanel], requests: ["Requests", KVW.RequestPanel], events: ["In this step", KVW.EventPanel] };
@@ -44,7 +44,7 @@
     exports() {
       const list = this.source.exports || [];
       if (!list.length) return null;
-      return h("div", { class: "kvw-exports", role: "group", "aria-label": "Save as" }, ...list.map(({ name, label, run }) => h("button", { type: "button", class: "kvw-button", "data-export": name, text: label, onclick: () => run(this) })));
+      return h("div", { class: "kvw-exports", role: "group", "aria-label": "Save as" }, ...list.map(({ name, label, run }) => h("button", { type: "button", class: "kvw-tool", "data-export": name, text: label, onclick: () => run(this) })));
     }
 
     clamp(step) {
@@ -180,7 +180,7 @@
       this.transport.draw(state.step);
       const pages = this.pages();
       for (const panel of this.panels) panel.draw(frame, state, pages);
-      this.say("Step " + state.step + ". " + frame.map.words + this.happened(frame));
+      this.say(frame.map.words + this.happened(frame));
       KVW.stats.frames += 1;
       KVW.stats.frameMs += performance.now() - began;
     }
@@ -188,7 +188,9 @@
     /** What was out of the ordinary in the step: how often, and the first preemption in full. */
     happened(frame) {
       const counts = new Map();
-      for (const [kind] of frame.events) if (TOLD.has(kind)) counts.set(kind, (counts.get(kind) || 0) + 1);
+      const ended = new Set(frame.events.filter(([kind]) => kind === "finish").map((row) => row[4][0]));
+      for (const [kind, , , , [request]] of frame.events)
+        if (TOLD.has(kind) && !(kind === "complete" && ended.has(request))) counts.set(kind, (counts.get(kind) || 0) + 1);
       if (!counts.size) return "";
       const listed = [...counts].map(([kind, count]) => (count > 1 ? count + "× " : "") + TOLD.get(kind)).join(", ");
       const preempted = frame.events.find((row) => row[0] === "preemption");
@@ -237,6 +239,7 @@
       setState(state) {
         Object.assign(viewer.state, Object.fromEntries(Object.entries(state).filter(([key, value]) => key in EMPTY && key !== "step" && value !== undefined)));
         if (!KVW.mapModes[viewer.state.color]) viewer.state.color = "request";
+        if (!KVW.orders.some(([name]) => name === viewer.state.order)) viewer.state.order = "";
         return viewer.go(state.step ?? viewer.state.step);
       },
       /** Call it when source.meta() has changed: a run that goes on has more steps. */

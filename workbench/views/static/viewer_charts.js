@@ -23,7 +23,7 @@
       this.line = h("div", { class: "kvw-cursor", "aria-hidden": "true", hidden: true });
       this.tableBox = KVW.scroller("Chart as a table");
       this.tableBox.hidden = true;
-      this.tableButton = h("button", { type: "button", class: "kvw-button", "aria-pressed": "false", text: "Table", onclick: () => this.toggleTable() });
+      this.tableButton = h("button", { type: "button", class: "kvw-tool", "data-role": "chart-table", "aria-pressed": "false", text: "Table", onclick: () => this.toggleTable() });
       this.area = h("div", { role: "tabpanel", id: this.id, tabindex: 0 }, this.caption, this.plot, this.tableBox);
       root.append(h("div", { class: "kvw-choices" }, this.tabs, this.tableButton), this.area);
       // Charts below the fold wait until they come into sight.
@@ -136,7 +136,8 @@
       const at = axis ? axis.l2p(step) : -1;
       this.line.hidden = !axis || at < 0 || at > axis._length;
       if (this.line.hidden) return;
-      Object.assign(this.line.style, { top: full._size.t + "px", height: full._size.h + "px", transform: "translateX(" + (axis._offset + at) + "px)" });
+      const { y0 = 0, y1 = 1 } = this.cursor; // shares of the plot's height: below may be bars that count something else
+      Object.assign(this.line.style, { top: full._size.t + (1 - y1) * full._size.h + "px", height: (y1 - y0) * full._size.h + "px", transform: "translateX(" + (axis._offset + at) + "px)" });
     }
 
     click(event) {
@@ -151,7 +152,8 @@
         else if (kind === "sequence") this.viewer.select({ sequence: number });
         if (kind === "step" || !/timeline|flow|life/.test(this.name)) return;
       }
-      if (/timeline|flow|life/.test(this.name) && Number.isFinite(point.x)) this.viewer.go(Math.round(point.x));
+      const isStep = this.cursor && point.xaxis && point.xaxis._id === (this.cursor.xref || "x");
+      if (isStep && /timeline|flow|life/.test(this.name) && Number.isFinite(point.x)) this.viewer.go(Math.round(point.x));
     }
   }
   KVW.ChartPanel = ChartPanel;

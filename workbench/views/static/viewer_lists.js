@@ -8,7 +8,7 @@
     ["requests", "requests only"],
     ["selected", "what is selected"],
   ];
-  const OF_REQUESTS = new Set(["queued", "admitted", "blocked", "preemption", "resumed", "finish", "rejected", "token", "fork"]);
+  const OF_REQUESTS = new Set(["queued", "admitted", "blocked", "preemption", "resumed", "finish", "complete", "chosen", "dropped", "rejected", "token", "fork"]);
 
   class RequestPanel {
     constructor(viewer, root) {

@@ -2,7 +2,6 @@
 (function (KVW) {
   "use strict";
   const h = KVW.h;
-  const ORDERS = [["", "none"], ["free", "free pages, next first"], ["evict", "cached pages, next to go first"]];
 
   class MapPanel {
     constructor(viewer, root) {
@@ -13,9 +12,9 @@
       };
       const modes = Object.entries(KVW.mapModes).map(([mode, { name }]) => [mode, name]);
       const [color, colorLabel] = choice("color", "Colour by", modes, (mode) => viewer.select({ color: mode }));
-      const [order, orderLabel] = choice("order", "Number", ORDERS, (value) => viewer.select({ order: value }));
+      const [order, orderLabel] = choice("order", "Number the pages", [["", "not at all"], ...KVW.orders], (value) => viewer.select({ order: value }));
       Object.assign(this, { color, order, orderLabel });
-      const zoom = (text, label, act) => h("button", { type: "button", class: "kvw-button", text, "aria-label": label, title: label, onclick: () => this.maps().forEach(act) });
+      const zoom = (text, label, act) => h("button", { type: "button", class: "kvw-tool", text, "aria-label": label, title: label, onclick: () => this.maps().forEach(act) });
       this.detail = h("p", { class: "kvw-detail", role: "status", "aria-live": "polite", text: "Point at a page, select one, or move through the map with the arrow keys." });
       const box = h("div", { class: "kvw-map", "data-role": "map" });
       this.hostBox = h("div", { hidden: true }, h("h4", { text: "Host tier" }), h("p", { class: "kvw-quiet" }), h("div", { class: "kvw-map", "data-role": "host-map" }));
@@ -46,7 +45,7 @@
       const key = [frame.step, map.kind, ...(map.waste || [])].join(); // a live step may get late events
       this.color.value = state.color;
       this.color.disabled = map.kind !== "paged";
-      this.orderLabel.hidden = !map.free && !map.evict;
+      this.orderLabel.hidden = !map.free && !map.eviction;
       this.device.mode = this.host.mode = state.color;
       this.device.order = state.order;
       this.order.value = state.order;
@@ -71,7 +70,7 @@
       const rows = paged ? KVW.mapModes[color].legend().map(([c, words]) => [c, words]) : [];
       if (!paged || color === "request") rows.push([null, "letter and colour: request"], ["hatch", "hatched: reserved, empty"]);
       rows.push([theme.free, "free"]);
-      if (paged) rows.push(["cached", "level lines: kept for reuse (cached)"], ["corner", "corner: changed in this step"]);
+      if (paged) rows.push(["cached", "level lines: kept for reuse (cached)"], ["corner", "corner: something happened to it in this step"]);
       else rows.push(["lost", "crossed: lost to rounding"]);
       const key = JSON.stringify(rows);
       if (key === this.legendKey) return;
@@ -119,7 +118,7 @@
 
     usersList(users) {
       const rows = users.slice(0, 12).map(({ sequence, request, logical }) =>
-        h("li", {}, KVW.requestButton(this.viewer, request), " ", h("button", { type: "button", class: "kvw-link", text: "sequence " + sequence, onclick: () => this.viewer.select({ request, sequence }) }), ", its page " + logical));
+        h("li", {}, KVW.requestButton(this.viewer, request), " ", h("button", { type: "button", class: "kvw-link", text: "sequence " + sequence, onclick: () => this.viewer.select({ request, sequence }) }), ", its logical page " + logical));
       return h("ul", { class: "kvw-users", "aria-label": "In the block tables of" }, ...rows, users.length > 12 ? h("li", { text: "and " + (users.length - 12) + " more" }) : null);
     }
 

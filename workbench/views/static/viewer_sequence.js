@@ -31,8 +31,9 @@
       this.key = key;
       this.choice.value = frame.sequences[state.sequence] ? state.sequence : -1;
       const paged = frame.map.kind !== "contiguous";
-      KVW.setText(this.title, paged ? "Block table" : "Regions");
-      this.body.setAttribute("aria-label", this.title.textContent);
+      const title = paged ? "Block table" : "Regions";
+      KVW.setText(this.title.firstChild, title); // a help button may follow
+      this.body.setAttribute("aria-label", title);
       if (!paged) return this.regions(frame, state);
       const held = frame.sequences[state.sequence];
       if (!held) {

@@ -26,7 +26,7 @@
     constructor(viewer, root, meta) {
       this.viewer = viewer;
       this.timer = null;
-      const button = (name, text, label, action) => h("button", { type: "button", class: "kvw-button", "data-role": name, text, "aria-label": label, title: label, onclick: action });
+      const button = (name, text, label, action) => h("button", { type: "button", class: "kvw-tool", "data-role": name, text, "aria-label": label, title: label, onclick: action });
       this.play = button("play", "Play", "Play (space)", () => this.toggle());
       this.speed = h("select", { "aria-label": "Speed", "data-role": "speed", onchange: () => this.playing && this.start() }, ...SPEEDS.map((s) => h("option", { value: s, text: s + "×" })));
       this.speed.value = "1";
@@ -68,10 +68,10 @@
     }
 
     jumpButtons([kind, key, name, color]) {
-      const jump = (direction, text, label) => h("button", { type: "button", class: "kvw-button", text, "aria-label": label, title: label + " (" + (direction < 0 ? "Shift+" : "") + key + ")", "data-jump": kind, "data-direction": direction, onclick: () => this.jump(kind, direction) });
+      const jump = (direction, text, label) => h("button", { type: "button", class: "kvw-tool", text, "aria-label": label, title: label + " (" + (direction < 0 ? "Shift+" : "") + key + ")", "data-jump": kind, "data-direction": direction, onclick: () => this.jump(kind, direction) });
       const swatch = h("span", { class: "kvw-swatch" });
       swatch.style.background = color;
-      return h("span", { class: "kvw-jump" }, jump(-1, "‹", "Previous: " + name), h("span", {}, swatch, " " + name + " ", h("small", { text: KVW.number(this.meta.jumps[kind].length) + "×" })), jump(1, "›", "Next: " + name));
+      return h("span", { class: "kvw-jump" }, jump(-1, "‹", "Previous: " + name), h("span", {}, swatch, " " + name + " ", h("small", { text: KVW.plural(this.meta.jumps[kind].length, "step") })), jump(1, "›", "Next: " + name));
     }
 
     jump(kind, direction) {
@@ -188,7 +188,7 @@
       const rows = KEYS.map(([keys, what]) => h("tr", {}, h("th", { scope: "row" }, h("kbd", { text: keys })), h("td", { text: what })));
       const dialog = h("dialog", { class: "kvw-help", "aria-label": "Keys" }, h("h3", { text: "Keys" }), h("table", {}, h("tbody", {}, ...rows)),
         h("p", { text: "Everything is linked: select a page, a request or a step anywhere, and all parts show it. Keys rest while you type." }),
-        h("button", { type: "button", class: "kvw-button", text: "Close", onclick: () => dialog.close() }));
+        h("button", { type: "button", class: "kvw-tool", text: "Close", onclick: () => dialog.close() }));
       root.append(dialog);
       return dialog;
     }
