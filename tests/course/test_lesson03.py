@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy
 import pytest
 
+from workbench.course import check
 from workbench.course.lessons import lesson03
 from workbench.course.lessons.lesson03 import Books
 
@@ -84,6 +86,18 @@ class Halfway(BlockManager):
         return True
 
 
+class LeavesTable(BlockManager):
+    """Makes the table before it knows whether there are enough pages."""
+
+    def grow(self, sequence: int, num_tokens: int) -> bool:
+        table = self.tables.setdefault(sequence, [])
+        missing = -(-num_tokens // self.block_size) - len(table)
+        if missing > len(self.free):
+            return False
+        table.extend(self.free.popleft() for _ in range(missing))
+        return True
+
+
 class Leaks(BlockManager):
     def release(self, sequence: int) -> None:
         del self.tables[sequence]
@@ -92,6 +106,12 @@ class Leaks(BlockManager):
 class KeepsTable(BlockManager):
     def release(self, sequence: int) -> None:
         self.free.extend(reversed(self.tables[sequence]))
+
+
+class EmptiesTable(BlockManager):
+    def release(self, sequence: int) -> None:
+        while self.tables[sequence]:
+            self.free.append(self.tables[sequence].pop())
 
 
 class InOrder(BlockManager):
@@ -105,6 +125,7 @@ class InOrder(BlockManager):
         (TooEarly, "need", "logical page"),
         (LastInFirstOut, "first page of the free list", "logical page 0 of sequence 0, call 1"),
         (Halfway, "holds pages that it must not have", "logical page 0"),
+        (LeavesTable, "now has an empty table", "the table of sequence"),
     ],
 )
 def test_wrong_ways_to_grow(answer: Any, words: str, place: str) -> None:
@@ -120,6 +141,7 @@ def test_wrong_ways_to_grow(answer: Any, words: str, place: str) -> None:
         (Leaks, "is lost", "page "),
         (KeepsTable, "is on the free list although", "page "),
         (InOrder, "in another order", "of the free list"),
+        (EmptiesTable, "still has a table, an empty one", "the table of sequence"),
     ],
 )
 def test_wrong_ways_to_release(answer: Any, words: str, place: str) -> None:
@@ -131,6 +153,14 @@ def test_wrong_ways_to_release(answer: Any, words: str, place: str) -> None:
     raise AssertionError(verdict)
 
 
+def test_check_finds_the_empty_tables() -> None:
+    for number, answer in (("3.2", LeavesTable), ("3.3", EmptiesTable)):
+        verdict = check(number, answer)
+        assert not verdict.passed
+        assert "empty" in verdict.message
+        assert check(number, BlockManager).passed
+
+
 def test_the_first_wrong_page_is_named() -> None:
     verdict = lesson03.grade_slot(lambda table, position, size: position, 1)
     assert not verdict.passed
@@ -140,6 +170,10 @@ def test_the_first_wrong_page_is_named() -> None:
     assert verdict.yours[first] != verdict.expected[first]
     assert not lesson03.grade_slot(lambda table, position, size: table[position // size], 1).passed
     assert not lesson03.grade_slot(lambda table, position, size: table[position % len(table)] * size, 1).passed
+    for same in (float, numpy.int64):
+        assert lesson03.grade_slot(lambda table, position, size, kind=same: kind(slot(table, position, size)), 1).passed
+    assert not lesson03.grade_slot(lambda table, position, size: True, 1).passed
+    assert not lesson03.grade_slot(lambda table, position, size: str(slot(table, position, size)), 1).passed
     early = lesson03.grade_replay(LastInFirstOut, 0)
     assert "logical page 0" in str(early.first_wrong)
 

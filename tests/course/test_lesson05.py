@@ -92,6 +92,34 @@ def load_tokens_one_too_many(cache_ptr, out_ptr, page, count, BLOCK_SIZE: tl.con
     tl.store(out_ptr + places, rows)
 
 
+@triton.jit
+def load_tokens_without_other(cache_ptr, out_ptr, page, count, BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr):
+    slot = tl.arange(0, BLOCK_SIZE)
+    places = slot[:, None] * DIM + tl.arange(0, DIM)[None, :]
+    tl.store(out_ptr + places, tl.load(cache_ptr + page * BLOCK_SIZE * DIM + places, mask=(slot < count)[:, None]))
+
+
+@triton.jit
+def scores_without_other(q_ptr, k_ptr, out_ptr, page, count, scale, BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr):
+    """Right: what is undefined gets minus infinity in its place."""
+    slot, dim = tl.arange(0, BLOCK_SIZE), tl.arange(0, DIM)
+    places = page * BLOCK_SIZE * DIM + slot[:, None] * DIM + dim[None, :]
+    keys = tl.load(k_ptr + places, mask=(slot < count)[:, None])
+    scores = tl.sum(tl.load(q_ptr + dim)[None, :] * keys, axis=1) * scale
+    tl.store(out_ptr + slot, tl.where(slot < count, scores, float("-inf")))
+
+
+@pytest.mark.skipif(triton_puzzles.DEVICE != "cpu", reason="on a GPU what stands there is anything, mostly 0")
+def test_a_masked_load_without_other_leaves_numbers_undefined() -> None:
+    _, last = pages_of(0)
+    verdict = check("5.2", load_tokens_without_other)
+    assert not verdict.passed
+    assert verdict.first_wrong == f"page {last}"
+    assert "a `mask` but no `other`" in verdict.message
+    assert check("5.2", RIGHT["5.2"]).passed
+    assert check("5.3", scores_without_other).passed
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_loading_tokens_wrongly(seed: int) -> None:
     _, last = pages_of(seed)
@@ -247,6 +275,67 @@ def attend_without_last_page(
     tl.store(out_ptr + seq * DIM + dim, acc / total)
 
 
+@triton.jit
+def attend_with_another_maximum(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    out_ptr,
+    tables_ptr,
+    lens_ptr,
+    max_pages,
+    scale,
+    keeps_first: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    DIM: tl.constexpr,
+):
+    """With the first page's maximum for ever, or with each page's own."""
+    seq, slot, dim = tl.program_id(0), tl.arange(0, BLOCK_SIZE), tl.arange(0, DIM)
+    length, q = tl.load(lens_ptr + seq), tl.load(q_ptr + seq * DIM + dim)
+    largest, total, acc = float("-inf"), 0.0, tl.zeros([DIM], tl.float32)
+    for start in range(0, length, BLOCK_SIZE):
+        page = tl.load(tables_ptr + seq * max_pages + start // BLOCK_SIZE)
+        inside, places = slot < length - start, page * BLOCK_SIZE * DIM + slot[:, None] * DIM + dim[None, :]
+        keys = tl.load(k_ptr + places, mask=inside[:, None], other=0.0)
+        values = tl.load(v_ptr + places, mask=inside[:, None], other=0.0)
+        scores = tl.where(inside, tl.sum(q[None, :] * keys, axis=1) * scale, float("-inf"))
+        new = tl.max(scores, axis=0)
+        if start > 0:
+            new = tl.where(keeps_first, largest, new)
+        fade, weights = tl.exp(largest - new), tl.exp(scores - new)
+        total = total * fade + tl.sum(weights, axis=0)
+        acc = acc * fade + tl.sum(weights[:, None] * values, axis=0)
+        largest = new
+    tl.store(out_ptr + seq * DIM + dim, acc / total)
+
+
+@triton.jit
+def attend_keeping_the_first(
+    q_ptr, k_ptr, v_ptr, out_ptr, tables_ptr, lens_ptr, max_pages, scale, BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr
+):
+    attend_with_another_maximum(
+        q_ptr, k_ptr, v_ptr, out_ptr, tables_ptr, lens_ptr, max_pages, scale, True, BLOCK_SIZE, DIM
+    )
+
+
+@triton.jit
+def attend_forgetting_the_largest(
+    q_ptr, k_ptr, v_ptr, out_ptr, tables_ptr, lens_ptr, max_pages, scale, BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr
+):
+    attend_with_another_maximum(
+        q_ptr, k_ptr, v_ptr, out_ptr, tables_ptr, lens_ptr, max_pages, scale, False, BLOCK_SIZE, DIM
+    )
+
+
+@pytest.mark.parametrize(("wrong", "seed"), [(attend_keeping_the_first, 1), (attend_forgetting_the_largest, 3)])
+def test_only_the_largest_score_so_far_will_do(wrong: Any, seed: int) -> None:
+    verdict = check("5.5", wrong)
+    assert not verdict.passed
+    assert verdict.seed == seed
+    assert "inf / inf" in verdict.message
+    assert check("5.5", RIGHT["5.5"]).passed
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_block_tables_followed_wrongly(seed: int) -> None:
     scene = scene_of(seed)
@@ -258,6 +347,49 @@ def test_block_tables_followed_wrongly(seed: int) -> None:
     assert (verdict.first_wrong, "NaN" in verdict.message) == (f"page {scene.pages(0) - 1} of sequence 0", True)
     # Of a context of one page nothing is left: 0 / 0.
     assert check("5.5", attend_without_last_page, seed=seed).first_wrong == "page 0 of sequence 0"
+
+
+@triton.jit
+def grouped_forgetting_the_largest(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    out_ptr,
+    tables_ptr,
+    lens_ptr,
+    max_pages,
+    scale,
+    num_kv_heads,
+    GROUP: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    DIM: tl.constexpr,
+):
+    seq, kv_head, member, dim = tl.program_id(0), tl.program_id(1), tl.arange(0, GROUP), tl.arange(0, DIM)
+    slot, length, row = tl.arange(0, BLOCK_SIZE), tl.load(lens_ptr + seq), num_kv_heads * DIM
+    mine = (seq * num_kv_heads * GROUP + kv_head * GROUP + member)[:, None] * DIM + dim[None, :]
+    largest, total = tl.full([GROUP], float("-inf"), tl.float32), tl.zeros([GROUP], tl.float32)
+    q, acc = tl.load(q_ptr + mine), tl.zeros([GROUP, DIM], tl.float32)
+    for start in range(0, length, BLOCK_SIZE):
+        page = tl.load(tables_ptr + seq * max_pages + start // BLOCK_SIZE)
+        inside = slot < length - start
+        places = page * BLOCK_SIZE * row + kv_head * DIM + slot[:, None] * row + dim[None, :]
+        keys = tl.load(k_ptr + places, mask=inside[:, None], other=0.0)
+        values = tl.load(v_ptr + places, mask=inside[:, None], other=0.0)
+        scores = tl.sum(q[:, None, :] * keys[None, :, :], axis=2) * scale
+        scores = tl.where(inside[None, :], scores, float("-inf"))
+        new = tl.max(scores, axis=1)
+        fade, weights = tl.exp(largest - new), tl.exp(scores - new[:, None])
+        acc = acc * fade[:, None] + tl.sum(weights[:, :, None] * values[None, :, :], axis=1)
+        total = total * fade + tl.sum(weights, axis=1)
+        largest = new
+    tl.store(out_ptr + mine, acc / total[:, None])
+
+
+def test_the_largest_score_of_a_group_must_be_kept() -> None:
+    verdict = check("5.6", grouped_forgetting_the_largest)
+    assert not verdict.passed
+    assert "inf / inf" in verdict.message
+    assert check("5.6", RIGHT["5.6"]).passed
 
 
 @triton.jit

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.course.lessons.paged_scene import Scene, make_scene
+from workbench.course.lessons.paged_scene import PEAK, Scene, lift_of, make_scene
 from workbench.course.lessons.tensor_verdicts import differ, numbers
 from workbench.course.verdict import Verdict
 
@@ -54,9 +54,12 @@ def _shape_error(yours: Any, shape: tuple[int, ...], what: str) -> Verdict | Non
     return None
 
 
-def _wrong(message: str, yours: Tensor, expected: Tensor, where: str) -> Verdict:
+_OR_EXP = ", or from an exp that is too large"
+
+
+def _wrong(message: str, yours: Tensor, expected: Tensor, where: str, keys_only: bool = False) -> Verdict:
     if bool(yours.isnan().any()):
-        message += " NaN comes from a slot that holds no token of this sequence."
+        message += f" NaN comes from a slot that holds no token of this sequence{'' if keys_only else _OR_EXP}."
     return Verdict(False, message, numbers(yours), numbers(expected), where)
 
 
@@ -79,7 +82,7 @@ def grade_gather(answer: Callable[..., Any], seed: int) -> Verdict:
                     message += f"{len(theirs)} of them, and you have {len(mine)}."
                     return Verdict(False, message, f"{len(mine)} tokens", f"{len(theirs)} tokens", where)
                 if differ(mine, theirs):
-                    return _wrong("These are not the keys of that page.", mine, theirs, where)
+                    return _wrong("These are not the keys of that page.", mine, theirs, where, keys_only=True)
         wrong = _shape_error(yours, tuple(expected.shape), "What you return")
         if wrong:
             return wrong
@@ -126,7 +129,8 @@ def grade_attend(answer: Callable[..., Any], seed: int) -> Verdict:
 
 def grade_batch(answer: Callable[..., Any], seed: int) -> Verdict:
     """``answer(q, k_cache, v_cache, block_tables, context_lens)``: ``[num_seqs, dim]``, for ragged lengths."""
-    scene = make_scene(seed, num_seqs=2 + seed % 4, lift=(0.0, 100.0)[seed % 2])
+    lift, peak_at = lift_of(seed)
+    scene = make_scene(seed, num_seqs=2 + seed % 4, lift=lift, peak_at=peak_at)
 
     def run(lens: Tensor) -> Any:
         return answer(scene.q[:, 0].clone(), *_caches(scene), scene.block_tables.clone(), lens)
@@ -162,8 +166,19 @@ def score_pages(seed: int) -> list[tuple[Tensor, Tensor]]:
     count = int(torch.randint(3, 7, (1,), generator=rng))
     sizes = [8] * (count - 1) + [int(torch.randint(1, 8, (1,), generator=rng))]
     pages = [(torch.randn(n, generator=rng) * 3 + around, torch.randn(n, 4, generator=rng)) for n in sizes]
-    # The largest score of all comes late: who does not rescale is found out.
+    # The largest score of all comes late, so that the past has to be repaired once more.
     pages[-1][0][0] = around + 12
+    return pages
+
+
+def graded_pages(seed: int) -> list[tuple[Tensor, Tensor]]:
+    """`score_pages` with one score so far above all others that exp of the distance is no float32.
+
+    It is on the last page (who keeps to the first page's maximum is found out) or, for odd seeds, on the second (who
+    takes each page's own maximum).
+    """
+    pages = score_pages(seed)
+    pages[1 if seed % 2 else -1][0][0] += PEAK
     return pages
 
 
@@ -175,7 +190,7 @@ def start_state(dim: int = 4) -> State:
 def grade_add_page(answer: Callable[..., Any], seed: int) -> Verdict:
     """``answer(state, scores, values)``: the state ``(largest, total, acc)`` with one more page in it."""
     state = start_state()
-    pages = score_pages(seed)
+    pages = graded_pages(seed)
     for page in range(len(pages)):
         state = answer(state, pages[page][0].clone(), pages[page][1].clone())
         if not isinstance(state, tuple | list) or len(state) != 3:
@@ -190,6 +205,9 @@ def grade_add_page(answer: Callable[..., Any], seed: int) -> Verdict:
         yours = state[2].double() / state[1].double()
         if differ(yours, expected):
             message = f"After this page acc / total is not the attention over the pages so far ({len(scores)} scores)."
+            message += f" Its largest score is {float(pages[page][0].max()):.1f}"
+            before = [float(p[0].max()) for p in pages[:page]]
+            message += f", that of the pages before {max(before):.1f}." if before else "."
             if bool(yours.isnan().any()):
                 message += " NaN: inf / inf, 0 / 0 or inf - inf."
             return Verdict(False, message, numbers(yours), numbers(expected), f"page {page}")
@@ -202,7 +220,7 @@ def grade_add_page(answer: Callable[..., Any], seed: int) -> Verdict:
 def split_parts(seed: int) -> tuple[list[tuple[int, int]], list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
     """Runs of pages (first page, one behind the last), each one's output and log-sum-exp, and those of the whole.
 
-    One part in three is empty: zeros and minus infinity.
+    One part is empty (zeros and minus infinity); for odd seeds the first two are, too.
     """
     rng = random.Random(seed)
     scene = make_scene(seed, lift=(0.0, 100.0)[seed % 2])
@@ -211,7 +229,7 @@ def split_parts(seed: int) -> tuple[list[tuple[int, int]], list[tuple[Tensor, Te
     runs = list(itertools.pairwise(cuts))
     runs.insert(rng.randrange(len(runs) + 1), (0, 0))
     if seed % 2:
-        runs.insert(0, (0, 0))
+        runs[:0] = [(0, 0), (0, 0)]
     parts = []
     for first, stop in runs:
         inside = slice(first * scene.block_size, stop * scene.block_size)
@@ -246,9 +264,10 @@ def grade_merge(answer: Callable[..., Any], seed: int) -> Verdict:
         if wrong:
             return wrong
         if differ(mine[0], theirs[0]):
-            return Verdict(
-                False, f"The output is wrong once {where} is in.", numbers(mine[0]), numbers(theirs[0]), where
-            )
+            message = f"The output is wrong once {where} is in."
+            if bool(mine[0].isnan().any()):
+                message += " NaN: minus infinity less minus infinity is no number."
+            return Verdict(False, message, numbers(mine[0]), numbers(theirs[0]), where)
         lse = torch.as_tensor(mine[1])
         if differ(lse, theirs[1]):
             return Verdict(

@@ -8,6 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+#: exp of it is no float32: who subtracts any maximum but the largest so far gets infinity.
+PEAK = 150.0
+
+
+def lift_of(seed: int) -> tuple[float, int | None]:
+    """``lift`` and ``peak_at`` of the scenes on which an online softmax is graded.
+
+    All scores are large for odd seeds; seed 1 has the largest one at the end of each sequence, seed 3 at its beginning.
+    """
+    return (0.0, 100.0)[seed % 2], {1: -1, 3: 0}.get(seed)
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -54,6 +65,7 @@ def make_scene(
     dim: int = 16,
     poison: bool = True,
     lift: float = 0.0,
+    peak_at: int | None = None,
 ) -> Scene:
     """A scene made from a seed. The first sequence has at least three pages, the last one not full.
 
@@ -62,6 +74,7 @@ def make_scene(
         group: query heads that share a KV head.
         poison: False: slots of no sequence hold 0.
         lift: added to all scores (q k / sqrt(dim)): weights stay what they are, but exp(score) may overflow.
+        peak_at: with ``lift``, this token of every sequence (-1: its last) has scores that are `PEAK` larger still.
     """
     rng = torch.Generator().manual_seed(1_000_003 * (seed + 1))
 
@@ -85,6 +98,8 @@ def make_scene(
         v[slots] = torch.randn(length, num_kv_heads, dim, generator=rng)
         if lift:
             k[slots[0], slots[1], :, 0] = lift
+            if peak_at is not None:
+                k[slots[0][peak_at], slots[1][peak_at], :, 0] += PEAK
     q = torch.randn(num_seqs, num_kv_heads * group, dim, generator=rng)
     if lift:
         q[:, :, 0] = math.sqrt(dim)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from workbench.course.comparing import same
 from workbench.course.lessons.books_pair import BooksPair, first_difference
 from workbench.course.lessons.bundled import random_jobs, run
 from workbench.course.verdict import Verdict
@@ -25,7 +26,7 @@ def grade_slot(answer: Callable[[list[int], int, int], int], seed: int) -> Verdi
     table = pages[: -(-length // block_size)]
     expected = [table[t // block_size] * block_size + t % block_size for t in range(length)]
     yours = [answer(list(table), t, block_size) for t in range(length)]
-    wrong = next((t for t in range(length) if type(yours[t]) is not int or yours[t] != expected[t]), None)
+    wrong = next((t for t in range(length) if not same(yours[t], expected[t])), None)
     if wrong is None:
         return Verdict(True, "Every token has its slot.")
     logical = wrong // block_size
@@ -63,7 +64,18 @@ class _Pair(BooksPair):
         if got is not expected:
             words = f"it must return {expected}: {len(self.free)} pages are free after the call"
             return self.wrong(words, got, expected, f"the result of {self.log[-1]}")
-        return self.compare()
+        wrong = self.compare()
+        if wrong is None and not expected and sequence not in self.tables() and sequence in self.yours.tables:
+            words = f"it returned False, so nothing may have changed; but sequence {sequence} now has an empty table"
+            return self.wrong(words, self.yours.tables, self.tables(), f"the table of sequence {sequence}")
+        return wrong
+
+    def release(self, sequence: int) -> Verdict | None:
+        wrong = super().release(sequence)
+        if wrong is None and sequence in self.yours.tables:
+            words = f"the pages are back, but sequence {sequence} still has a table, an empty one: take it out"
+            return self.wrong(words, self.yours.tables, self.tables(), f"the table of sequence {sequence}")
+        return wrong
 
     def compare(self) -> Verdict | None:
         tables, free = self.yours.tables, list(self.yours.free)

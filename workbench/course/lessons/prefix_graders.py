@@ -31,7 +31,8 @@ def grade_names(answer: Callable[[list[int], int], list[bytes]], seed: int) -> V
     other = list(text)
     changed = rng.randrange(pages - 1)
     other[changed * size] = 1000 + text[changed * size]
-    first, second = answer(list(text), size), answer(list(other), size)
+    named = answer(list(text), size), answer(list(other), size)
+    first, second = (list(names) if isinstance(names, tuple) else names for names in named)
     right = names_of(text, size)
     about = f"{len(text)} tokens in pages of {size}"
     if not isinstance(first, list) or len(first) != len(right):

@@ -40,6 +40,10 @@ class _Pair(BooksPair):
         self.log.append(f"fork({parent}, {child})")
         self.real.fork(parent, child, [])
         self.yours.fork(parent, child)
+        tables = self.yours.tables
+        if child in tables and tables[child] is tables.get(parent):
+            words = "parent and child have one and the same list, so what one does to it happens to the other: copy it"
+            return self.wrong(words, tables[child], self.tables()[child], f"the table of sequence {child}")
         return self.compare()
 
     def append(self, sequence: int) -> Verdict | None:

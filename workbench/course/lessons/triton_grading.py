@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from workbench.course.lessons.paged_scene import Scene, make_scene
+from workbench.course.lessons.paged_scene import Scene, lift_of, make_scene
 from workbench.course.lessons.tensor_verdicts import numbers, unequal
 from workbench.course.lessons.triton_puzzles import (
     HAS_TRITON,
@@ -92,7 +92,7 @@ def _page_puzzle(
             left, right = (yours[row], expected[row]) if wrong.ndim > 1 else (yours, expected)
             message = f"`out` is another one for {tokens}" + (f": row {row} is the first wrong one." if row else ".")
             if bool(left.isnan().any()):
-                message += " NaN lies in slots that hold no token; or it is inf - inf."
+                message += record.why_nan("slots that hold no token")
             return Verdict(False, message, numbers(left), numbers(right), place)
         beyond = _read_beyond(record, caches, page, count, size, dim)
         if beyond:
@@ -231,7 +231,7 @@ def _grade_attention(answer: Any, scene: Scene, heads: bool) -> Verdict:
         where_ = f"page {page} of sequence {seq}" + (f", query head {head}" if heads else "")
         message = f"Lengths {scene.lengths}, pages of {scene.block_size}: with this page the output is another one."
         if bool(mine.isnan().any()):
-            message += " NaN lies in slots that hold no token of the sequence; or it is inf - inf."
+            message += record.why_nan("slots that hold no token of the sequence")
         return Verdict(False, message, numbers(mine), numbers(theirs), where_)
     place, what = _strange_read(scene, record)
     if what:
@@ -276,11 +276,12 @@ def _misplaced_page(answer: Any, scene: Scene, heads: bool) -> str | None:
 
 def scene_of(seed: int, heads: bool = False) -> Scene:
     """What 5.5 and 5.6 are graded on."""
-    lift = (0.0, 100.0)[seed % 2]
+    lift, peak_at = lift_of(seed)
     if not heads:
-        return make_scene(seed, num_seqs=2 + seed % 3, max_pages=5, lift=lift)
+        return make_scene(seed, num_seqs=2 + seed % 3, max_pages=5, lift=lift, peak_at=peak_at)
+    kv_heads, group = 2 + seed % 2, (4, 2, 1)[seed % 3]
     return make_scene(
-        seed, num_seqs=2 + seed % 2, max_pages=4, num_kv_heads=2 + seed % 2, group=(4, 2, 1)[seed % 3], lift=lift
+        seed, num_seqs=kv_heads, max_pages=4, num_kv_heads=kv_heads, group=group, lift=lift, peak_at=peak_at
     )
 
 

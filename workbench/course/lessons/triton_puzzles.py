@@ -96,9 +96,14 @@ class Access:
 
 @dataclass
 class Launch:
-    """What a launch touched. On a GPU nothing is recorded."""
+    """What a launch touched. On a GPU nothing is recorded.
+
+    Attributes:
+        left_open: a load left numbers out without saying what stands in their place (``other``): they are undefined.
+    """
 
     accesses: list[Access] = field(default_factory=list)
+    left_open: bool = False
 
     def read(self, argument: str, program: tuple[int, int] | None = None) -> list[np.ndarray]:
         """The numbers of ``argument`` that each load took, in order."""
@@ -107,6 +112,12 @@ class Launch:
             for access in self.accesses
             if access.argument == argument and not access.is_store and program in (None, access.program)
         ]
+
+    def why_nan(self, where: str) -> str:
+        """Where NaN may come from, as sentences to be added to a message."""
+        if self.left_open:
+            return " A load has a `mask` but no `other`: what it leaves out is undefined, and here it is NaN."
+        return f" NaN lies in {where}; or it is inf - inf or inf / inf."
 
 
 def guarded(tensor: Tensor, fill: float = float("nan")) -> Tensor:
@@ -186,9 +197,15 @@ def _recorded(args: Mapping[str, Any]) -> Iterator[Launch]:
                 return
         raise Misplaced(f"{_which(active, tensors, 'stored to' if is_store else 'loaded')} (program {program}).")
 
-    def noted_load(ptrs: Any, mask: Any, *rest: Any) -> Any:
+    def noted_load(ptrs: Any, mask: Any, other: Any, *rest: Any) -> Any:
         note(ptrs.data, mask.data, False)
-        return load(ptrs, mask, *rest)
+        loaded = load(ptrs, mask, other, *rest)
+        if other is None and not mask.data.all():
+            # The interpreter puts 0 there, Triton anything: a kernel that counts on 0 is wrong on a GPU.
+            record.left_open = True
+            if np.issubdtype(loaded.data.dtype, np.floating):
+                loaded.data[~np.broadcast_to(mask.data, loaded.data.shape)] = np.nan
+        return loaded
 
     def noted_store(ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
         note(ptrs.data, mask.data, True)
