@@ -30,6 +30,21 @@ def test_the_papers_example_really_runs() -> None:
     assert after.totals.blocks_copied == 1
 
 
+def test_the_papers_beams_have_its_page_numbers() -> None:
+    books = lesson06.fig9_books()
+    assert [books.block_table(beam) for beam in range(4)] == [[0, 1, 3, 5], [0, 1, 3, 6], [0, 1, 3, 7], [0, 2, 4, 8]]
+    before = set(books.tables().free_blocks)
+    books.fork(1, 4, [])
+    books.fork(2, 5, [])
+    for dropped in (0, 3):
+        books.free(dropped, Cause.BEAM_DROPPED)
+    assert set(books.tables().free_blocks) - before == {2, 4, 5, 8}
+    for beam in (1, 4, 2, 5):
+        lesson06.one_page_more(books, beam)
+    assert [books.block_table(beam)[3:] for beam in (1, 4, 2, 5)] == [[6, 9], [6, 10], [7, 11], [7, 12]]
+    assert not books.moves
+
+
 def test_beams_save_more_than_samples() -> None:
     _, samples = lesson06.sharing_run(4, output=12)
     _, beams = lesson06.sharing_run(4, beams=True, output=12)
@@ -139,7 +154,8 @@ def _failures(grade: Callable[[Any, int], Verdict], answer: Any, seeds: int = 8)
         (lesson06.grade_fork, NoCount, "block tables, but its count is 1", "page "),
         (lesson06.grade_fork, FreesAll, "still uses it", "page "),
         (lesson06.grade_fork, InOrder, "last page comes back first", "of the free list"),
-        (lesson06.grade_append, SameList, "sequence", "logical page"),
+        (lesson06.grade_fork, SameList, "one and the same list", "the table of sequence 1"),
+        (lesson06.grade_append, SameList, "one and the same list", "the table of sequence"),
         (lesson06.grade_append, NeverCopies, "writes into page", "logical page"),
         (lesson06.grade_append, KeepsReference, "its count is", "page "),
         (lesson06.grade_append, CopiesFullPages, "where the engine has page", "logical page"),
@@ -178,6 +194,13 @@ def with_partial(tokens: list[int], size: int) -> list[bytes]:
 
 def from_the_start(tokens: list[int], size: int) -> list[bytes]:
     return [page_hash(b"", tokens[: i + size]) for i in range(0, len(tokens) // size * size, size)]
+
+
+def test_a_tuple_of_names_will_do() -> None:
+    for seed in range(5):
+        assert lesson06.grade_names(lambda tokens, size: tuple(KEY.page_names(tokens, size)), seed).passed
+    failed = _failures(lesson06.grade_names, lambda tokens, size: tuple(unchained(tokens, size)))
+    assert "depend on all tokens before" in failed[0].message
 
 
 @pytest.mark.parametrize(

@@ -182,10 +182,38 @@ show_source(PagedMemory._copy_on_write)
 # Samples part once and never meet again. **Beam search** is livelier. It keeps the k most probable texts so far, the
 # *beams*. At every step each beam is tried with every next token, and the k best of all these stay. So one beam may go
 # on in two or three ways, and another one may end. Going on in several ways is a fork; ending is a release. The paper
-# compares it to the tree of processes that an operating system forks and kills (section 4.4, Fig. 9).
+# compares it to the tree of processes that repeated forks make in an operating system (section 4.4).
 #
-# We run one prompt of 22 tokens, 24 more tokens, pages of 4, first with 4 samples, then with 4 beams. *Saved* is the
-# share of the entries in all block tables that need no page of their own, as in the paper's Fig. 15.
+# Fig. 9 of the paper shows it with four beams on 13 pages. Here they are in the engine's books, before the next step:
+
+# %%
+from workbench.events.types import Cause
+
+books = lesson06.fig9_books()
+for beam in range(4):
+    print(f"beam {beam}: pages {books.block_table(beam)}")
+
+# %% [markdown]
+# All four best continuations come from beams 1 and 2, two from each. Beams 0 and 3 are dropped. Say first: which pages
+# become free, and which pages do all four share after that?
+
+# %%
+before = set(books.tables().free_blocks)
+books.fork(1, 4, [])
+books.fork(2, 5, [])
+for dropped in (0, 3):
+    books.free(dropped, Cause.BEAM_DROPPED)
+print("freed:", sorted(set(books.tables().free_blocks) - before))
+for beam in (1, 4, 2, 5):
+    lesson06.one_page_more(books, beam)
+    print(f"beam {beam}: pages {books.block_table(beam)}")
+
+# %% [markdown]
+# These are the figure's numbers: pages 2, 4, 5 and 8 become free, the new tokens go to pages 9 to 12. All four share
+# pages 0, 1 and 3; two of them share page 6, the other two page 7. Nothing was copied.
+#
+# Now real beams. We run one prompt of 22 tokens, 24 more tokens, pages of 4, first with 4 samples, then with 4 beams.
+# *Saved* is the share of the entries in all block tables that need no page of their own, as in the paper's Fig. 15.
 #
 # - **6.c** How many percent do 4 samples save, mean over all steps?
 # - **6.d** And 4 beams?
@@ -334,8 +362,8 @@ show_source(PagedMemory._find_prefix)
 #
 # - Parallel samples share the prompt's pages; at most one page per sample is copied, the last one (section 4.4, Fig.
 #   8). We ran the figure: 7 and 1 shared, 1 copied to 3.
-# - Beam search shares more, and the pattern changes all the time; earlier systems copied whole caches between beams
-#   (section 4.4, Fig. 9).
+# - Beam search shares more, and the pattern changes all the time; earlier systems often copied large parts of the cache
+#   between beams (section 4.4, Fig. 9). We ran the figure in the engine's books: 4 pages freed, none copied.
 # - Saved with 2 to 6 sequences (section 6.3): samples 6.1 to 9.8 %, beams 37.6 to 55.2 % with Alpaca lengths (Fig. 15);
 #   16.2 to 30.5 % and 44.3 to 66.3 % with ShareGPT. Your 6.c and 6.d are from one small request with pages of 4, not
 #   16: more of its prompt is in full pages.

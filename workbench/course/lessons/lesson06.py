@@ -8,6 +8,7 @@ from collections import deque
 from workbench import LLM, EngineConfig, SamplingParams
 from workbench.course.exercise import Exercise
 from workbench.course.lessons.bundled import random_jobs, tiny
+from workbench.course.lessons.paper_beams import fig9_books, one_page_more
 from workbench.course.lessons.paper_pool import PAPER_PROMPT, paper_pool
 from workbench.course.lessons.prefix_graders import find_prefix, grade_find, grade_names, names_of
 from workbench.course.lessons.sharing_graders import grade_append, grade_fork, grade_replay
@@ -15,9 +16,9 @@ from workbench.course.lessons.sharing_questions import make_question, tables_of
 from workbench.events import Timeline
 
 __all__ = [
-    "EXERCISES", "FIG8_PROMPT", "SYSTEM_PROMPT", "SharedBooks", "ask", "fig8_engine", "find_prefix", "grade_append",
-    "grade_find", "grade_fork", "grade_names", "grade_replay", "make_question", "names_of", "prefix_engine", "saved",
-    "sharing_run", "tables_of", "tiny",
+    "EXERCISES", "FIG8_PROMPT", "SYSTEM_PROMPT", "SharedBooks", "ask", "fig8_engine", "fig9_books", "find_prefix",
+    "grade_append", "grade_find", "grade_fork", "grade_names", "grade_replay", "make_question", "names_of",
+    "one_page_more", "prefix_engine", "saved", "sharing_run", "tables_of", "tiny",
 ]  # fmt: skip
 
 FIG8_PROMPT = PAPER_PROMPT
