@@ -139,6 +139,10 @@ def test_the_measurement_measures() -> None:
     assert lesson10.tiny_weight_bytes() > 20e6
 
 
+def test_questions_hardly_ever_repeat() -> None:
+    assert len({lesson10.make_question(seed).question for seed in range(60)}) >= 59
+
+
 def test_questions_have_right_answers() -> None:
     seen = set()
     for seed in range(12):

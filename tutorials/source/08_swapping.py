@@ -274,6 +274,9 @@ reveal("8.e", 55e9 / (3133 * 2**20), "tokens/s", how="computed")
 #
 # - Section 4.5: vLLM takes in no new request while others are swapped out. So the host tier never needs more pages
 #   than the device has. All sequences of a request are preempted together.
+# - The paper leaves open what happens when one text alone is larger than the memory, and when requests push each other
+#   out again and again (it measures swapping at one request rate only, Fig. 19b). That is why this lesson has the
+#   sections *Thrashing* and *One text that is larger than the memory*.
 # - Section 7.3, Fig. 19: swapping is slow with small pages, because many small transfers make poor use of PCIe;
 #   recomputing does not depend on the page size, and its overhead "is never higher than 20% of swapping's latency".
 #   From 16 to 64 tokens a page both are about equal in the end.

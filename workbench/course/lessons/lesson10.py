@@ -200,7 +200,7 @@ def make_question(seed: int) -> Question:
     rng = random.Random(seed)
     name, model, place, machine = random_case(rng)
     kind = rng.choice(("step", "split", "swap", "run"))
-    tokens = rng.choice((500, 2000, 8000))
+    tokens = rng.randrange(500, 8001, 100)
     if kind == "run":
         llm = short_run(seed)
         sequences = llm.page_map.sequences
@@ -221,9 +221,12 @@ def make_question(seed: int) -> Question:
     if kind == "split":
         devices = rng.choice([n for n in (2, 4, 8, 16) if not model.kv_heads % n or not n % model.kv_heads])
         return Question(
-            f"{facts} How many bytes per token does each of {devices} devices keep with tensor parallelism?",
-            right_split(model, devices),
-            f"{max(1, model.kv_heads // devices)} of {model.kv_heads} KV heads are on each device.",
+            f"{facts} How many MB (10^6 bytes) of a text of {tokens:,} tokens does each of {devices} devices keep with "
+            "tensor parallelism?",
+            tokens * right_split(model, devices) / 1e6,
+            f"{max(1, model.kv_heads // devices)} of {model.kv_heads} KV heads are on each device: "
+            f"{right_split(model, devices):,} bytes per token.",
+            tolerance=0.01,
         )
     if kind == "swap":
         link = machine.link or 64 * GB
@@ -234,12 +237,12 @@ def make_question(seed: int) -> Question:
             f"2 x {tokens:,} x {model.kv_bytes_per_token:,} / {link:.3g} seconds.",
             tolerance=0.01,
         )
-    batch = rng.choice((1, 16, 64))
+    batch = rng.choice((1, 4, 16, 64))
     seconds = right_step(model, machine, [tokens] * batch)
+    who = f"{batch} sequences with {tokens:,} tokens each" if batch > 1 else f"one sequence with {tokens:,} tokens"
     return Question(
         f"{facts} {place}: {machine.bandwidth / GB:,.0f} GB/s, {machine.operations / TERA:,.0f} e12 operations per "
-        f"second (if memory were large enough). Modelled: how many milliseconds does a decode step of {batch} "
-        f"sequences with {tokens:,} tokens each take?",
+        f"second (if memory were large enough). Modelled: how many milliseconds does a decode step of {who} take?",
         seconds * 1e3,
         f"Read: {model.weight_bytes / GB:.4g} + {model.kv_bytes_per_token * tokens * batch / GB:.4g} GB. Operations: "
         f"{2 * model.parameters * batch:.3g}. The longer of the two counts.",

@@ -65,7 +65,7 @@ def right_choice(victim: Victim, bandwidth: float, prefill_speed: float, host_fr
 BANDWIDTH, PREFILL_SPEED = 42e6, 3000.0
 
 
-@functools.cache
+@functools.lru_cache(8)
 def adaptive_run(seed: int) -> tuple[Timeline, int]:
     """Six requests on too few pages that decide for each victim; prefixes are cached. Also returns the host's pages.
 
