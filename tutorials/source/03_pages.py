@@ -239,8 +239,9 @@ reveal("3.c", most, "slots")
 
 # %% [markdown]
 # Only the last page of a sequence can have empty slots, and at least one of its slots is filled, or it would not have been
-# taken. So at most 15 of 16 are empty: less than one page per sequence, however long the sequence gets. And no free page is
-# too small for anybody: *external fragmentation*, the free memory of lesson 2 that nobody could use, is gone.
+# taken. So at most 15 of 16 are empty: less than one page per sequence, however long the sequence gets. (As long as a
+# prompt is computed in one step, as here. Lesson 7 has an exception.) And no free page is too small for anybody: *external
+# fragmentation*, the free memory of lesson 2 that nobody could use, is gone.
 #
 # ## What the paper says, what we saw
 #

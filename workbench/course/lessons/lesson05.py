@@ -33,8 +33,8 @@ from workbench.course.lessons.triton_specs import (
 from workbench.course.verdict import Verdict
 
 __all__ = [
-    "DEVICE", "HAS_TRITON", "make_scene", "planned_reads", "reads", "reads_figure", "scene_of", "spec_attend",
-    "spec_attend_page", "spec_load_page", "spec_load_tokens", "spec_scores", "tl", "triton", "where",
+    "DEVICE", "HAS_TRITON", "make_scene", "planned_reads", "reads", "reads_figure", "scene_of", "short_run",
+    "spec_attend", "spec_attend_page", "spec_load_page", "spec_load_tokens", "spec_scores", "tl", "triton", "where",
 ]  # fmt: skip
 
 _TASKS = {
