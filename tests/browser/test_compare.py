@@ -111,6 +111,18 @@ def test_jumps_and_a_link_that_opens_the_same(app: App, tab: Tab, browser: Any) 
     other.close()
 
 
+def test_prompts_that_no_link_can_hold_are_told_of(tab: Tab) -> None:
+    page = tab.page
+    assert page.locator("[data-role=copy-link]").first.is_disabled()
+    page.locator("#kvw-prompts textarea").fill("\n".join(["ü" * 60] * 6))
+    tab.wait("!f.film && f.requests.length === 6")
+    page.click("#kvw-step")
+    tab.wait("f.step === 1")
+    assert tab.frame()["link"] == ""
+    page.locator("[data-role=copy-link]").first.click()
+    page.get_by_text("The prompts are too long for a link.").first.wait_for()
+
+
 def test_a_link_that_makes_no_sense_says_so(app: App, browser: Any) -> None:
     context = browser.new_context()
     page = context.new_page()

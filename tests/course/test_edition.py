@@ -102,13 +102,13 @@ def _step_through(page: Any, number: int) -> list[str]:
     place = page.locator(f'iframe[data-film="{number}"]')
     place.scroll_into_view_if_needed()
     frame = page.frame_locator(f'iframe[data-film="{number}"]')
-    frame.get_by_text("Step 1.", exact=False).first.wait_for()
+    frame.get_by_text("After step 1:", exact=False).first.wait_for()
     frame.locator("#kvw-root").click(position={"x": 300, "y": 12})
     seen = []
     for keys in (["ArrowRight", "ArrowRight"], ["ArrowLeft"]):
         for key in keys:
             page.keyboard.press(key)
         step = "3" if len(keys) == 2 else "2"
-        frame.get_by_text(f"Step {step}.", exact=False).first.wait_for()
+        frame.get_by_text(f"After step {step}:", exact=False).first.wait_for()
         seen.append(step)
     return seen

@@ -92,7 +92,8 @@ def blocked_words(page_map: PageMap) -> str:
     if page_map.is_paged:
         needed, free = plural(blocked.needed, "page"), plural(blocked.available, "page")
         if blocked.cause is Cause.WATERMARK:
-            return f"{name} waits: it needs {needed}; {free} free, kept for the requests that already run."
+            # What is kept free so that those that run can grow is part of the event's number.
+            return f"{name} waits: with what is kept for the requests that already run, {needed} would do; {free} free."
         return f"{name} waits: it needs {needed}; {free} free."
     needed = f"{blocked.needed:,} slots in one piece"
     return f"{name} waits: it needs {needed}; the largest free piece has {blocked.available:,}."

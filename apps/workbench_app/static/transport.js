@@ -73,7 +73,7 @@
       KVW.setText(role(this.root, "step-words"), words);
       scrub.setAttribute("aria-valuetext", words);
       role(this.root, "live").hidden = !(frame.running && !frame.live);
-      role(this.root, "copy-link").disabled = !frame.link;
+      role(this.root, "copy-link").disabled = !frame.run;
       for (const [kind, { group, before, label, after, name }] of this.jumps) {
         const steps = (frame.jumps || {})[kind] || [];
         group.hidden = steps.length === 0;
@@ -86,6 +86,7 @@
     }
 
     copyLink() {
+      if (!this.frame.link) return KVW.say(this.root, "The prompts are too long for a link. Save the recording instead: below a page map, at “Save or explore”.");
       const address = location.origin + location.pathname + "?" + this.frame.link;
       const say = (text) => KVW.say(this.root, text);
       const shown = () => window.prompt("Copy this link:", address);
