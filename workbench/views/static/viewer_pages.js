@@ -69,7 +69,7 @@
       const paged = map.kind === "paged";
       const rows = paged ? KVW.mapModes[color].legend().map(([c, words]) => [c, words]) : [];
       if (!paged || color === "request") rows.push([null, "letter and colour: request"], ["hatch", "hatched: reserved, empty"]);
-      rows.push([theme.free, "free"]);
+      rows.push([theme.free, paged && KVW.modes[color].of_idle ? "free, never used" : "free"]);
       if (paged) rows.push(["cached", "level lines: kept for reuse (cached)"], ["corner", "corner: something happened to it in this step"]);
       else rows.push(["lost", "crossed: lost to rounding"]);
       const key = JSON.stringify(rows);
