@@ -234,7 +234,7 @@ BACK_IN_TIME = Tour(
         ),
         Step(
             "One page",
-            "Pages that changed in this step have a marked corner.",
+            "Pages to which something happened in this step have a marked corner.",
             "Explore",
             '.kvw-panel-map [data-role="map"]',
             "Select a page of the map.",

@@ -6,7 +6,7 @@ import html
 
 import ipywidgets as iw
 
-from workbench.views.page_map_modes import COLOR_MODES
+from workbench.views.page_map_modes import MODE_NAMES
 from workbench.widgets.keys import HELP
 
 #: Milliseconds per step at the speed 1.
@@ -14,14 +14,6 @@ STEP_MS = 500
 SPEEDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 #: What can be jumped to, and what its button says.
 JUMPS = {"preemption": "Preemption", "swap": "Swap", "copy": "Copy", "eviction": "Eviction", "oom": "Out of memory"}
-COLORS = {
-    "request": "request",
-    "refs": "sequences that use the page",
-    "fill": "how full",
-    "age": "steps since the last change",
-    "mass": "attention",
-    "cause": "why it changed last",
-}
 
 
 class Controls:
@@ -41,9 +33,8 @@ class Controls:
         iw.jslink((self.play, "value"), (self.slider, "value"))
         self.speed = iw.Dropdown(options=[(f"{speed:g}×", speed) for speed in SPEEDS], value=1.0, description="Speed")
         self.speed.layout = iw.Layout(width="160px")
-        self.color_by = iw.Dropdown(
-            options=[(COLORS[m], m) for m in COLOR_MODES], value=color_by, description="Colour by"
-        )
+        modes = [(words, name) for name, words in MODE_NAMES.items()]
+        self.color_by = iw.Dropdown(options=modes, value=color_by, description="Colour by")
         self.color_by.layout = iw.Layout(width="290px")
         self.page = iw.Text(description="Look at", placeholder="5, host 2, B", continuous_update=False)
         self.page.layout = iw.Layout(width="190px")
