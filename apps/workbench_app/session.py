@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: Frames are built at most this often while a run goes on; the events of every step are kept all the same.
-FRAMES_PER_SECOND = 14.0
+FRAMES_PER_SECOND = 20.0
 #: The same while the past is shown and only the length of the run changes.
 _FRAMES_WHILE_LOOKING_BACK = 4.0
 #: A run that nobody has looked at for so long pauses.

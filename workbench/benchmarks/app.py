@@ -386,7 +386,7 @@ def _explore(browser: Any, recording_steps: int, **_: Any) -> str:
 
 
 def _walks(page: Page, name: str) -> list[list[str]]:
-    last = int(page.tab.evaluate("KVW.explore.viewer.meta.last"))
+    last = int(page.tab.evaluate("KVW.explore.source.meta().last"))
     start, count = last // 2, min(60, last // 4)
     forward = list(range(start + 1, start + count + 1))
     rng = random.Random(0)
