@@ -244,7 +244,7 @@ def test_prefixes_are_computed_once(tiny: LoadedModel) -> None:
 def test_swapping_moves_pages_and_changes_no_token(tiny: LoadedModel) -> None:
     settings = preset_settings("swap")
     # "oracle": by "max" the right side would write one text after the other, in three times as many steps.
-    duel = Duel(tiny, replace(settings, policy="oracle", prompts=settings.prompts[:8]))
+    duel = Duel(tiny, replace(settings, policy="oracle", prompts=settings.prompts[:6], pool_tokens=512))
     seen_host = False
     while not duel.done:
         duel.advance()

@@ -165,11 +165,11 @@ def test_a_text_larger_than_the_pool() -> None:
 
 def test_questions_have_right_answers() -> None:
     seen = set()
-    for seed in range(8):
+    for seed in range(5):
         question = lesson08.make_question(seed)
         assert question.answer(question.expected).passed
         wrong = question.expected * 2 + 1 if isinstance(question.expected, float) else "neither"
         assert not question.answer(wrong).passed
         seen.add(question.question)
-    assert len(seen) == 8
+    assert len(seen) == 5
     assert lesson08.make_question(3) == lesson08.make_question(3)

@@ -261,8 +261,8 @@ class AheadMachine(EverythingMachine):
 
 TestEverything = EverythingMachine.TestCase
 TestAhead = AheadMachine.TestCase
-TestAhead.settings = settings(max_examples=25, stateful_step_count=14, deadline=None)
-TestEverything.settings = settings(max_examples=60, stateful_step_count=14, deadline=None)
+TestAhead.settings = settings(max_examples=16, stateful_step_count=14, deadline=None)
+TestEverything.settings = settings(max_examples=40, stateful_step_count=14, deadline=None)
 
 
 def test_the_machine_reaches_what_it_is_for() -> None:
