@@ -168,7 +168,7 @@ def _watchers(browser: Any, count: int, seconds: float, **_: Any) -> str:
         page.press("run")
         page.passed("f.running && f.step > 3")
         page.press("share")
-        code = page.tab.locator("#kvw-hint strong").first.inner_text(timeout=30_000)
+        code = page.tab.locator("[data-role=shared] strong").first.inner_text(timeout=30_000)
         alone = _busy(server, page, seconds)
         crowd = watchers(server.url, code, count, seconds)
         together = _busy(server, page, seconds)
