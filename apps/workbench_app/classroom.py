@@ -86,7 +86,8 @@ class Classroom:
                     return code
             code = "".join(secrets.choice(_ALPHABET) for _ in range(8))
             self._shared[code] = Broadcast(session)
-            return code
+        session.tell_shared(code)
+        return code
 
     def find(self, code: str) -> Broadcast | None:
         """A shared run by its code."""

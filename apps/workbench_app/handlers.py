@@ -208,10 +208,10 @@ class Handlers:
     def share(self, request: gr.Request) -> Any:
         """Lets others watch this tab's run. The page says how, and how many do (``static/share.js``)."""
         try:
-            code = self._classroom.share(tab_key(request))
+            self._classroom.share(tab_key(request))
         except KeyError:
             return gr.skip(), "There is no run to share yet: press Run or Step first."
-        return encode({"share": {"code": code}}), ""
+        return self._on_session(request, lambda session: None)
 
     # -- links -----------------------------------------------------------------------------------------------------
 

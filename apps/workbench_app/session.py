@@ -84,6 +84,7 @@ class Session:
         self._latest = NO_FRAME
         self._closed = False
         self._about: dict[str, Any] = {}
+        self._shared = ""
         self._updates = Updates()
         self._epoch = secrets.token_hex(4)
         self.preset = ""
@@ -266,6 +267,12 @@ class Session:
             self._touch()
             self._follow()
 
+    def tell_shared(self, code: str) -> None:
+        """Frames say from now on under which code others can watch."""
+        with self._lock:
+            self._shared = code
+            self._build()
+
     def close(self) -> None:
         """Ends the run and gives its memory back. Calling it again does nothing."""
         with self._lock:
@@ -389,6 +396,7 @@ class Session:
             state=self._state_words(),
             note=self._note or self._end_words(),
             link=link_to(duel.settings, self.preset, self._cursor),
+            shared=self._shared,
             jumps={kind: sorted({s for index in self._jumps for s in index.steps(kind)}) for kind in KINDS},
             **self._about,
         )

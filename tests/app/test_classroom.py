@@ -72,6 +72,7 @@ def test_thirty_watch_one_run(store: SessionStore, small: Settings) -> None:
     session.prepare(small)
     code = classroom.share("teacher")
     assert classroom.share("teacher") == code
+    assert session.frame()[1]["shared"] == code
 
     async def scenario() -> list[Watcher]:
         watchers = [Watcher() for _ in range(30)]

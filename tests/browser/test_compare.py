@@ -161,11 +161,13 @@ def test_pages_can_be_coloured_by_other_things(tab: Tab) -> None:
 
 def test_a_class_watches_and_has_a_sandbox(app: App, tab: Tab, browser: Any) -> None:
     teacher = tab.page
-    teacher.click("#kvw-step")
-    tab.wait("f.step === 1")
+    teacher.get_by_label("Speed (steps per second)").first.fill("10")
+    teacher.click("#kvw-run")
+    tab.wait("f.running && f.step >= 1")
     teacher.click("#kvw-share")
     shared = teacher.locator("[data-role=shared]").first
-    shared.wait_for()
+    shared.wait_for()  # while frames of the run come in
+    assert tab.frame()["running"]
     code = shared.locator("strong").inner_text()
     assert shared.locator("span").inner_text() == "Nobody watches"
     context = browser.new_context(viewport={"width": 390, "height": 844})
@@ -174,7 +176,6 @@ def test_a_class_watches_and_has_a_sandbox(app: App, tab: Tab, browser: Any) -> 
     student.wait_for_function("() => window.KVW && KVW.watched && KVW.watched.frame", timeout=30_000)
     assert len(app.store) == 1, "who watches holds no place"
     shared.get_by_text("1 visitor watches").wait_for()
-    teacher.click("#kvw-run")
     student.wait_for_function("() => KVW.watched.frame.step >= 5", timeout=30_000)
     teacher.click("#kvw-pause")
     tab.wait("f.state === 'Paused'")

@@ -12,6 +12,12 @@
       this.timer = null;
     }
 
+    /** `code`: under which the run that is shown can be watched; empty if it can't. */
+    follow(code) {
+      if (code && code !== this.code) this.show(code);
+      else if (!code && this.code) this.end();
+    }
+
     /** From now on this says how to watch, and asks the server how many do. */
     show(code) {
       this.code = code;

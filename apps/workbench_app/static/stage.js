@@ -57,7 +57,7 @@
       this.growing.draw(payload);
     }
 
-    /** A message is a whole frame, or what has changed since another one; or it says that the run is shared. */
+    /** A message is a whole frame, or what has changed since another one. */
     receive(text) {
       let message;
       try {
@@ -68,7 +68,6 @@
       }
       KVW.stats.bytes += text.length;
       this.heard = performance.now();
-      if (message.share) return this.shared.show(message.share.code);
       const { id, base, patch } = message;
       let next = message.frame;
       if (next && !next.run && !next.reset && !next.film && this.frame && this.frame.run) return; // late: a run has begun since
@@ -82,7 +81,7 @@
     show(frame) {
       KVW.stats.frames += 1;
       this.frame = frame;
-      if (frame.reset) this.shared.ask(); // with the run, its sharing has ended
+      if (this.send.owns) this.shared.follow(frame.shared || "");
       if (this.send.owns) KVW.frame = frame;
       this.draw();
     }
