@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests.course.conftest import right
 from workbench.course import check, compare, hint, predict, progress, quiz, registry, reveal, show_source
 from workbench.course.exercise import Question
-from workbench.course.session import SESSION, Session
 from workbench.memory import eviction
 
-
-@pytest.fixture(autouse=True)
-def _lesson() -> Iterator[None]:
-    registry.register("90", "tests.course.data.lesson90")
-    yield
-    registry._ELSEWHERE.clear()
-    SESSION.__dict__.update(Session().__dict__)
-
-
-def right(num_tokens: int, page_size: int) -> int:
-    return -(-num_tokens // page_size)
+pytestmark = pytest.mark.usefixtures("lesson90")
 
 
 def wrong(num_tokens: int, page_size: int) -> int:

@@ -7,31 +7,22 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.course.conftest import right
 from workbench.course import check, checking, limits, registry
 from workbench.course.exercise import Question
 from workbench.course.limits import can_limit, limited
-from workbench.course.session import SESSION, Session
+from workbench.course.session import SESSION
 
 needs_timer = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
 
 
-@pytest.fixture(autouse=True)
-def _lesson() -> Iterator[None]:
-    registry.register("90", "tests.course.data.lesson90")
-    yield
-    registry._ELSEWHERE.clear()
-    SESSION.__dict__.update(Session().__dict__)
-
-
-def right(num_tokens: int, page_size: int) -> int:
-    return -(-num_tokens // page_size)
+pytestmark = pytest.mark.usefixtures("lesson90")
 
 
 def endless(num_tokens: int, page_size: int) -> int:

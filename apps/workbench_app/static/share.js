@@ -43,7 +43,7 @@
       if (!body || code !== this.code) return; // no connection: the page has its own words for that
       const { watching } = body;
       if (watching === null) return this.end();
-      KVW.setText(this.watching, watching === 0 ? "Nobody watches" : watching === 1 ? "1 visitor watches" : KVW.number(watching) + " visitors watch");
+      KVW.setText(this.watching, watching === 0 ? "Nobody watches" : KVW.plural(watching, "visitor") + (watching === 1 ? " watches" : " watch"));
     }
 
     end() {
